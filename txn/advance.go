@@ -1,0 +1,271 @@
+package txn
+
+import "time"
+
+// advance makes every call that may be made now, and decides or finishes what has become ripe.
+func (m *Machine) advance(now time.Time) {
+	if !m.s.Begun || m.s.Phase.Done() {
+		return
+	}
+	m.landLate(now)
+	if m.s.Phase == Open {
+		m.open(now)
+	}
+	if m.s.Phase != Open && !m.s.Phase.Done() {
+		m.settle(now)
+	}
+}
+
+// landLate gives up on intercepted forwards whose time is over: their outcome is unknown from here on.
+func (m *Machine) landLate(now time.Time) {
+	kept := m.flying[:0]
+	for _, f := range m.flying {
+		if f.until.IsZero() || now.Before(f.until) {
+			kept = append(kept, f)
+		}
+	}
+	m.flying = kept
+}
+
+func (m *Machine) open(now time.Time) {
+	plan := m.s.Spec.Plan
+	switch {
+	case m.expired(now) && plan.Silence == SilenceAsks:
+		m.askInitiator(now)
+	case m.expired(now):
+		m.decide(false, m.whyExpired(), nil)
+	case plan.Rooted && !m.rooted:
+		// The root request died with the process that served it: nobody is left to decide.
+		m.decide(false, "sidecar restarted", nil)
+	case m.want != nil:
+		m.commitOnceAnswered(now)
+	case plan.Drives:
+		m.drive(now)
+	}
+}
+
+func (m *Machine) whyExpired() string {
+	for i := range m.s.Branches {
+		if b := &m.s.Branches[i]; m.want != nil && m.unanswered(b) {
+			return "expired: no answer from branch " + b.ID
+		}
+	}
+	return "expired"
+}
+
+func (m *Machine) askInitiator(now time.Time) {
+	switch m.s.Asked.Outcome {
+	case OK:
+		m.decide(true, "", nil)
+	case Refused:
+		m.decide(false, "initiator refused", nil)
+	default:
+		m.call(now, nil, Ask, m.s.Spec.Ask)
+	}
+}
+
+func (m *Machine) unanswered(b *BranchState) bool { return !b.Left && b.Known[Forward].Outcome == None }
+
+// commitOnceAnswered carries out a wish to commit: unanswered branches block it until they are resolved or the
+// time is up.
+func (m *Machine) commitOnceAnswered(now time.Time) {
+	ripe := true
+	for i := range m.s.Branches {
+		b := &m.s.Branches[i]
+		if !m.unanswered(b) {
+			continue
+		}
+		ripe = false
+		if b.Unanswered == ResolveAsk && !m.inFlight(b.ID, Forward) {
+			m.call(now, b, Ask, b.Ops[Ask])
+		}
+	}
+	if ripe {
+		m.decide(true, m.want.Reason, m.want.Answer)
+	}
+}
+
+// drive makes the forward calls of a mode whose branches are known from the start.
+func (m *Machine) drive(now time.Time) {
+	limit, done := m.s.Spec.Plan.ForwardLimit, true
+	for i := range m.s.Branches {
+		b := &m.s.Branches[i]
+		o := &b.Known[Forward]
+		switch {
+		case b.Left || o.Outcome == OK:
+			continue
+		case o.Outcome == Refused:
+			m.decide(false, "refused by branch "+b.ID, nil)
+			return
+		case limit > 0 && o.Attempt >= limit:
+			m.decide(false, "no answer from branch "+b.ID, nil)
+			return
+		}
+		done = false
+		if m.ready(i, Forward) {
+			m.call(now, b, Forward, b.Ops[Forward])
+		}
+	}
+	if done {
+		m.decide(true, "", nil)
+	}
+}
+
+// decide fixes the outcome and, with it, which branches stand and which are undone. The sets are frozen here: an
+// answer that comes later must not widen them (L5).
+func (m *Machine) decide(commit bool, reason string, answer []byte) {
+	d := Decided{Commit: commit, Reason: reason, Answer: answer}
+	for i := range m.s.Branches {
+		b := &m.s.Branches[i]
+		switch {
+		case b.Left:
+		case commit && m.stands(b):
+			d.Stand = append(d.Stand, b.ID)
+		case m.mayHaveRun(i) && !m.refusedForGood(b):
+			d.Undo = append(d.Undo, b.ID)
+		}
+	}
+	m.want = nil
+	m.log(d)
+}
+
+func (m *Machine) stands(b *BranchState) bool {
+	return !m.s.Spec.Plan.Answers || b.Known[Forward].Outcome == OK
+}
+
+// mayHaveRun reports whether the forward call of branch i can have left: an enlisted branch always may, an
+// engine-driven one since it became ready.
+func (m *Machine) mayHaveRun(i int) bool {
+	o := &m.s.Branches[i].Known[Forward]
+	return !m.s.Spec.Plan.Drives || o.Outcome != None || o.Attempt > 0 || m.ready(i, Forward)
+}
+
+func (m *Machine) refusedForGood(b *BranchState) bool {
+	return b.Known[Forward].Outcome == Refused && !m.s.Spec.Plan.UndoRefused
+}
+
+// settle runs commit or undo on every branch that needs it, then tells, then finishes.
+func (m *Machine) settle(now time.Time) {
+	left := 0
+	for i := range m.s.Branches {
+		b := &m.s.Branches[i]
+		op, needs := m.needs(b)
+		if !needs {
+			continue
+		}
+		left++
+		if b.Known[op].Halted || op == Undo && !m.resolve(now, b) || !m.ready(i, op) {
+			continue
+		}
+		m.call(now, b, op, b.Ops[op])
+	}
+	if left == 0 && !m.tell(now) {
+		end := Aborted
+		if m.s.Commit {
+			end = Committed
+		}
+		m.log(Finished{end})
+	}
+}
+
+// needs returns the settling op of a branch and whether it is still to be done.
+func (m *Machine) needs(b *BranchState) (Op, bool) {
+	op := Commit
+	switch {
+	case b.Undone:
+		op = Undo
+		if m.refusedForGood(b) {
+			return op, false // the refusal came after the decision: nothing took effect
+		}
+	case !b.Stands:
+		return op, false
+	}
+	return op, b.Ops[op] != nil && b.Known[op].Outcome == None
+}
+
+// resolve reports whether the undo of b may go out as far as b's own forward call is concerned.
+func (m *Machine) resolve(now time.Time, b *BranchState) bool {
+	switch {
+	case m.inFlight(b.ID, Forward):
+		return false // its answer may still turn the branch around
+	case b.Known[Forward].Outcome != None || b.Known[Undo].Forced || b.Known[Ask].Outcome == OK:
+		return true // answered, or an operator said: undo it as it is
+	}
+	switch b.Unanswered {
+	case ResolveUndo:
+		return true
+	case ResolveAsk:
+		m.call(now, b, Ask, b.Ops[Ask])
+		return false
+	case ResolveStop:
+		m.log(Halted{b.ID, Undo, "the forward call was not answered, and the policy neither asks nor undoes"})
+		return false
+	default:
+		panic("txn: unknown way to resolve an unanswered branch")
+	}
+}
+
+// tell informs listeners of the end and reports whether any is left.
+func (m *Machine) tell(now time.Time) bool {
+	left := false
+	for i := range m.s.Branches {
+		b := &m.s.Branches[i]
+		if b.Ops[Tell] != nil && b.Known[Tell].Outcome == None && !b.Left {
+			left = true
+			m.call(now, b, Tell, b.Ops[Tell])
+		}
+	}
+	if m.s.Spec.Tell != nil && m.s.Told.Outcome == None {
+		left = true
+		m.call(now, nil, Tell, m.s.Spec.Tell)
+	}
+	return left
+}
+
+// call emits a call unless it is flying, halted or waiting for its next try. A nil branch is the initiator or
+// the listeners.
+func (m *Machine) call(now time.Time, b *BranchState, op Op, target []byte) {
+	c := Call{Tx: m.s.Spec.ID, Op: op, Target: target, Commit: m.s.Commit}
+	if b != nil {
+		c.Branch, c.Home = b.ID, b.Home
+		c.Answer, c.Outcome = b.Known[Forward].Result, b.Known[Forward].Outcome
+	}
+	o := m.s.op(c.Branch, op)
+	if o.Halted || now.Before(o.Until) || m.inFlight(c.Branch, op) {
+		return
+	}
+	c.Attempt = o.Attempt + 1
+	m.flying = append(m.flying, flight{branch: c.Branch, op: op})
+	m.out.Sync = m.out.Sync || op == Forward // what made it ready must not be lost
+	m.out.Calls = append(m.out.Calls, c)
+}
+
+// wake is the earliest time at which something may be due. What is due already and was not done waits for an
+// answer, not for the clock.
+func (m *Machine) wake(now time.Time) time.Time {
+	var w time.Time
+	at := func(t time.Time) {
+		if t.After(now) && (w.IsZero() || t.Before(w)) {
+			w = t
+		}
+	}
+	if m.s.Phase.Done() || !m.s.Begun {
+		return w
+	}
+	if m.s.Phase == Open {
+		at(m.s.Expires)
+	}
+	for _, f := range m.flying {
+		at(f.until)
+	}
+	at(m.s.Asked.Until)
+	at(m.s.Told.Until)
+	for i := range m.s.Branches {
+		for op := range m.s.Branches[i].Known {
+			if o := &m.s.Branches[i].Known[op]; o.Outcome == None && !o.Halted {
+				at(o.Until)
+			}
+		}
+	}
+	return w
+}

@@ -1,0 +1,298 @@
+package txn
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+)
+
+// Errors of Step. A refused event changes nothing.
+var (
+	ErrUnknown       = errors.New("txn: no such transaction")
+	ErrDecided       = errors.New("txn: already decided otherwise")
+	ErrConflict      = errors.New("txn: repeated with other content")
+	ErrNoBranch      = errors.New("txn: no such branch")
+	ErrEngineDecides = errors.New("txn: the engine decides this mode by the answers of its branches")
+	ErrNotWaiting    = errors.New("txn: that op is not waiting for an operator")
+)
+
+// flight is a call that may be running now. It is volatile: after a restart its answer is simply unknown.
+type flight struct {
+	branch string
+	op     Op
+	until  time.Time // zero: until Returned
+}
+
+// Machine is one transaction. It is not safe for many goroutines.
+type Machine struct {
+	s      State
+	flying []flight
+	want   *Decide // a commit that waits for unanswered branches
+	rooted bool    // begun by this process, so its root request may still be running
+	out    Output
+}
+
+// Restore returns the machine that wrote these records. The next Step should be Wake.
+func Restore(records []Record) *Machine { return &Machine{s: Fold(records)} }
+
+// State returns a snapshot; what it points to is read only.
+func (m *Machine) State() State { return m.s.clone() }
+
+// Phase returns the phase without copying the state.
+func (m *Machine) Phase() Phase { return m.s.Phase }
+
+// Waiting reports whether a commit was asked for that unanswered branches still hold up.
+func (m *Machine) Waiting() bool { return m.want != nil && m.s.Phase == Open }
+
+// Step takes one event. A refused event changes nothing.
+func (m *Machine) Step(now time.Time, e Event) (Output, error) {
+	m.out = Output{}
+	if err := m.take(now, e); err != nil {
+		return Output{}, err
+	}
+	m.advance(now)
+	m.out.Wake = m.wake(now)
+	return m.out, nil
+}
+
+// log makes a fact: into the fold and into the output at once, so that they cannot differ (L4).
+func (m *Machine) log(r Record) {
+	m.s.Apply(r)
+	m.out.Records = append(m.out.Records, r)
+	switch r := r.(type) {
+	case Began, Enlisted, Left, Extended, Decided, Forced:
+		m.out.Sync = true
+	case Settled:
+		if b := m.s.Find(r.Branch); r.Op == Forward && b != nil && b.KeepAnswer {
+			m.out.Sync = true
+		}
+	}
+}
+
+func (m *Machine) take(now time.Time, e Event) error {
+	if b, ok := e.(Begin); ok {
+		return m.begin(now, b.Spec)
+	}
+	if !m.s.Begun {
+		return ErrUnknown
+	}
+	switch e := e.(type) {
+	case Enlist:
+		return m.enlist(now, e)
+	case Leave:
+		return m.leave(e)
+	case Extend:
+		return m.extend(now, e)
+	case Decide:
+		return m.decideOn(now, e)
+	case Returned:
+		m.returned(now, e)
+	case Force:
+		return m.force(e)
+	case Wake:
+	default:
+		panic("txn: event of an unknown kind")
+	}
+	return nil
+}
+
+func (m *Machine) begin(now time.Time, s Spec) error {
+	s.Branches = slices.Clone(s.Branches)
+	for i := range s.Branches {
+		if s.Branches[i].ID == "" {
+			s.Branches[i].ID = strconv.Itoa(i)
+		}
+	}
+	if m.s.Begun {
+		if !sameSpec(m.s.Spec, s) {
+			return fmt.Errorf("transaction %s: %w", s.ID, ErrConflict)
+		}
+		return nil
+	}
+	if err := checkOrder(s.Branches); err != nil {
+		return fmt.Errorf("transaction %s: %w", s.ID, err)
+	}
+	m.rooted = true
+	m.log(Began{Spec: s, Expires: deadline(now, s.Timeout)})
+	for i := range s.Branches {
+		if s.Plan.Answers {
+			m.fly(now, &s.Branches[i])
+		}
+	}
+	return nil
+}
+
+func deadline(now time.Time, timeout time.Duration) time.Time {
+	if timeout <= 0 {
+		return time.Time{}
+	}
+	return now.Add(timeout)
+}
+
+func (m *Machine) enlist(now time.Time, e Enlist) error {
+	old := m.s.ByKey(e.Branch.Key)
+	if old == nil && e.Branch.ID != "" {
+		old = m.s.Find(e.Branch.ID)
+	}
+	if old != nil && !sameBranch(old.Branch, e.Branch) {
+		return fmt.Errorf("branch %s: %w", old.ID, ErrConflict)
+	}
+	if old != nil && !e.Calling {
+		return nil
+	}
+	if m.s.Phase != Open || m.expired(now) && m.s.Spec.Plan.Silence == SilenceAborts {
+		return ErrDecided // also for a repeat: its forward call must not leave any more
+	}
+	if old == nil {
+		b, err := m.place(e.Branch)
+		if err != nil {
+			return err
+		}
+		m.log(Enlisted{b})
+		old = &m.s.Branches[len(m.s.Branches)-1]
+	}
+	if e.Answered != None {
+		m.log(Settled{Branch: old.ID, Op: Forward, Outcome: e.Answered, Result: e.Result})
+	}
+	if e.Calling {
+		m.fly(now, &old.Branch)
+	}
+	return nil
+}
+
+// place gives a new branch its id and its order: it follows the branches that were answered before it.
+func (m *Machine) place(b Branch) (Branch, error) {
+	if b.ID == "" {
+		b.ID = strconv.Itoa(len(m.s.Branches))
+		if m.s.Find(b.ID) != nil {
+			return b, fmt.Errorf("branch %s: %w", b.ID, ErrConflict)
+		}
+	}
+	for _, id := range b.After {
+		if m.s.Find(id) == nil {
+			return b, fmt.Errorf("branch %s follows %s: %w", b.ID, id, ErrNoBranch)
+		}
+	}
+	b.After = slices.Clone(b.After)
+	if !m.s.Spec.Plan.Answers {
+		return b, nil
+	}
+	for i := range m.s.Branches {
+		c := &m.s.Branches[i]
+		if c.Known[Forward].Outcome != None && !slices.Contains(b.After, c.ID) {
+			b.After = append(b.After, c.ID)
+		}
+	}
+	return b, nil
+}
+
+// fly marks the forward call of b as running. Nothing is undone before it has landed.
+func (m *Machine) fly(now time.Time, b *Branch) {
+	timeout := b.Timeout
+	if timeout <= 0 {
+		timeout = m.s.Spec.Plan.CallTimeout
+	}
+	m.land(b.ID, Forward)
+	m.flying = append(m.flying, flight{b.ID, Forward, deadline(now, timeout)})
+}
+
+// land removes a call from the flying ones and reports whether it was there.
+func (m *Machine) land(id string, op Op) bool {
+	n := len(m.flying)
+	m.flying = slices.DeleteFunc(m.flying, func(f flight) bool { return f.branch == id && f.op == op })
+	return len(m.flying) < n
+}
+
+func (m *Machine) inFlight(id string, op Op) bool {
+	return slices.ContainsFunc(m.flying, func(f flight) bool { return f.branch == id && f.op == op })
+}
+
+func (m *Machine) leave(e Leave) error {
+	b := m.s.Find(e.Branch)
+	switch {
+	case b == nil:
+		return fmt.Errorf("branch %s: %w", e.Branch, ErrNoBranch)
+	case b.Left:
+		return nil
+	case m.s.Phase != Open:
+		return ErrDecided
+	}
+	m.log(Left(e))
+	return nil
+}
+
+func (m *Machine) extend(now time.Time, e Extend) error {
+	if m.s.Phase != Open || m.expired(now) {
+		return ErrDecided
+	}
+	if at := deadline(now, e.Timeout); !at.Equal(m.s.Expires) {
+		m.log(Extended{at})
+	}
+	return nil
+}
+
+func (m *Machine) decideOn(now time.Time, e Decide) error {
+	plan := m.s.Spec.Plan
+	switch {
+	case m.s.Phase != Open:
+		if m.s.Commit != e.Commit {
+			return ErrDecided
+		}
+	case !e.Commit:
+		m.decide(false, e.Reason, e.Answer)
+	case plan.Drives:
+		return ErrEngineDecides
+	case m.expired(now) && plan.Silence == SilenceAborts:
+		m.decide(false, "expired", nil)
+	case plan.Answers:
+		m.want = &e
+	default:
+		m.decide(true, e.Reason, e.Answer)
+	}
+	return nil
+}
+
+func (m *Machine) expired(now time.Time) bool {
+	return !m.s.Expires.IsZero() && !now.Before(m.s.Expires)
+}
+
+// force is an operator's act: the only way past a halted op (L11).
+func (m *Machine) force(e Force) error {
+	if !m.s.Decided() || m.s.Phase.Done() || e.Op == Forward || e.Op >= NumOps {
+		return ErrNotWaiting
+	}
+	if e.Branch != "" && m.s.Find(e.Branch) == nil {
+		return fmt.Errorf("branch %s: %w", e.Branch, ErrNoBranch)
+	}
+	o := m.s.op(e.Branch, e.Op)
+	if !o.Halted && (o.Outcome != None || o.Attempt == 0 || m.inFlight(e.Branch, e.Op)) {
+		return fmt.Errorf("branch %s: %w", e.Branch, ErrNotWaiting)
+	}
+	m.log(Forced(e))
+	return nil
+}
+
+func sameSpec(a, b Spec) bool {
+	return a.Mode == b.Mode && a.Name == b.Name && a.Key == b.Key && a.Print == b.Print && a.Timeout == b.Timeout &&
+		bytes.Equal(a.Note, b.Note) && bytes.Equal(a.Ask, b.Ask) && bytes.Equal(a.Tell, b.Tell) &&
+		slices.EqualFunc(a.Branches, b.Branches, func(x, y Branch) bool {
+			return sameBranch(x, y) && slices.Equal(x.After, y.After)
+		})
+}
+
+// sameBranch compares what the enlister says of its call. Where the barrier row lives and what came before it
+// are settled by the first Enlist.
+func sameBranch(old, b Branch) bool {
+	if b.ID != "" && b.ID != old.ID || b.Key != old.Key || b.Print != old.Print || b.Name != old.Name {
+		return false
+	}
+	for op := range b.Ops {
+		if !bytes.Equal(b.Ops[op], old.Ops[op]) || (b.Ops[op] == nil) != (old.Ops[op] == nil) {
+			return false
+		}
+	}
+	return true
+}

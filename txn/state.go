@@ -1,0 +1,174 @@
+package txn
+
+import (
+	"slices"
+	"time"
+)
+
+// OpState is what is durably known of one op.
+type OpState struct {
+	Outcome Outcome // final: OK, Refused or None
+	Attempt int     // tries without a final answer
+	Since   time.Time
+	Until   time.Time // no try before
+	Result  []byte
+	Cause   string
+	Halted  bool // waits for an operator
+	Forced  bool // an operator spoke
+}
+
+// BranchState is a branch with what is durably known of its ops. The slices belong to the machine: read only.
+type BranchState struct {
+	Branch
+	Known  [NumOps]OpState
+	Left   bool
+	Stands bool // fixed by the decision: kept, and committed if it has a commit op
+	Undone bool // fixed by the decision: to be undone
+}
+
+// State is exactly the fold of the records (L4).
+type State struct {
+	Spec     Spec
+	Begun    bool
+	Phase    Phase
+	Expires  time.Time // zero: never
+	Commit   bool
+	Reason   string
+	Answer   []byte
+	Branches []BranchState
+	Asked    OpState // the initiator's word on the outcome
+	Told     OpState // the listeners
+}
+
+// Fold returns the state that the records add up to.
+func Fold(records []Record) State {
+	var s State
+	for _, r := range records {
+		s.Apply(r)
+	}
+	return s
+}
+
+// Apply adds one record. It panics on a record that does not fit: a journal is written by a Machine only.
+func (s *State) Apply(r Record) {
+	switch r := r.(type) {
+	case Began:
+		s.Begun, s.Spec, s.Expires = true, r.Spec, r.Expires
+		for _, b := range r.Spec.Branches {
+			s.Branches = append(s.Branches, BranchState{Branch: b})
+		}
+	case Enlisted:
+		s.Branches = append(s.Branches, BranchState{Branch: r.Branch})
+	case Left:
+		s.branch(r.Branch).Left = true
+	case Extended:
+		s.Expires = r.Expires
+	case Decided:
+		s.applyDecided(r)
+	case Settled:
+		o := s.op(r.Branch, r.Op)
+		o.Outcome, o.Result, o.Cause = r.Outcome, r.Result, r.Cause
+	case Deferred:
+		o := s.op(r.Branch, r.Op)
+		o.Attempt, o.Since, o.Until, o.Cause = r.Attempt, r.Since, r.Until, r.Cause
+	case Halted:
+		o := s.op(r.Branch, r.Op)
+		o.Halted, o.Cause = true, r.Cause
+		s.Phase = Stuck
+	case Finished:
+		s.Phase = r.Phase
+	case Forced:
+		s.applyForced(r)
+	default:
+		panic("txn: record of an unknown kind")
+	}
+}
+
+func (s *State) applyDecided(r Decided) {
+	s.Commit, s.Reason, s.Answer = r.Commit, r.Reason, r.Answer
+	for _, id := range r.Stand {
+		s.branch(id).Stands = true
+	}
+	for _, id := range r.Undo {
+		s.branch(id).Undone = true
+	}
+	s.Phase = s.settling()
+}
+
+func (s *State) applyForced(r Forced) {
+	o := s.op(r.Branch, r.Op)
+	*o = OpState{Forced: true, Cause: o.Cause}
+	if r.Act == ActSkip {
+		o.Outcome = OK
+	}
+	if !s.anyHalted() {
+		s.Phase = s.settling()
+	}
+}
+
+func (s *State) settling() Phase {
+	if s.Commit {
+		return Committing
+	}
+	return Aborting
+}
+
+func (s *State) anyHalted() bool {
+	for i := range s.Branches {
+		for op := range s.Branches[i].Known {
+			if s.Branches[i].Known[op].Halted {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// Decided reports whether the outcome is fixed.
+func (s *State) Decided() bool { return s.Begun && s.Phase != Open }
+
+// Find returns the branch with this id, or nil.
+func (s *State) Find(id string) *BranchState {
+	i := slices.IndexFunc(s.Branches, func(b BranchState) bool { return b.ID == id })
+	if i < 0 {
+		return nil
+	}
+	return &s.Branches[i]
+}
+
+// ByKey returns the branch enlisted under this key, or nil.
+func (s *State) ByKey(key string) *BranchState {
+	i := slices.IndexFunc(s.Branches, func(b BranchState) bool { return b.Key == key })
+	if i < 0 || key == "" {
+		return nil
+	}
+	return &s.Branches[i]
+}
+
+// branch returns a branch that must exist.
+func (s *State) branch(id string) *BranchState {
+	b := s.Find(id)
+	if b == nil {
+		panic("txn: record names a branch that is not enlisted: " + id)
+	}
+	return b
+}
+
+// op returns the state of an op; the empty branch is the initiator (Ask) or the listeners (Tell).
+func (s *State) op(id string, op Op) *OpState {
+	switch {
+	case id != "":
+		return &s.branch(id).Known[op]
+	case op == Ask:
+		return &s.Asked
+	default:
+		return &s.Told
+	}
+}
+
+// clone copies what a caller of Machine.State may keep while the machine goes on.
+func (s *State) clone() State {
+	c := *s
+	c.Branches = slices.Clone(s.Branches)
+	return c
+}
