@@ -227,14 +227,14 @@ func (m *Machine) tell(now time.Time) bool {
 func (m *Machine) call(now time.Time, b *BranchState, op Op, target []byte) {
 	c := Call{Tx: m.s.Spec.ID, Op: op, Target: target, Commit: m.s.Commit}
 	if b != nil {
-		c.Branch, c.Home = b.ID, b.Home
+		c.Branch, c.Home, c.Note = b.ID, b.Home, b.Note
 		c.Answer, c.Outcome = b.Known[Forward].Result, b.Known[Forward].Outcome
 	}
 	o := m.s.op(c.Branch, op)
 	if o.Halted || now.Before(o.Until) || m.inFlight(c.Branch, op) {
 		return
 	}
-	c.Attempt = o.Attempt + 1
+	c.Attempt, c.Since = o.Attempt+1, o.Since
 	m.flying = append(m.flying, flight{branch: c.Branch, op: op})
 	m.out.Sync = m.out.Sync || op == Forward // what made it ready must not be lost
 	m.out.Calls = append(m.out.Calls, c)

@@ -286,7 +286,8 @@ func sameSpec(a, b Spec) bool {
 // sameBranch compares what the enlister says of its call. Where the barrier row lives and what came before it
 // are settled by the first Enlist.
 func sameBranch(old, b Branch) bool {
-	if b.ID != "" && b.ID != old.ID || b.Key != old.Key || b.Print != old.Print || b.Name != old.Name {
+	if b.ID != "" && b.ID != old.ID || b.Key != old.Key || b.Print != old.Print || b.Name != old.Name ||
+		!bytes.Equal(b.Note, old.Note) {
 		return false
 	}
 	for op := range b.Ops {

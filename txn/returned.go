@@ -50,6 +50,8 @@ func (m *Machine) askReturned(now time.Time, e Returned, landed bool) {
 	case e.Outcome == OK || e.Outcome == Refused:
 		m.land(e.Branch, Forward)
 		m.log(Settled{Branch: e.Branch, Op: Forward, Outcome: e.Outcome, Result: e.Result, Cause: e.Cause})
+	case e.Outcome == None && m.s.Decided():
+		m.log(Halted{e.Branch, Ask, e.Cause})
 	case landed:
 		m.again(now, e)
 	}

@@ -87,6 +87,7 @@ type Branch struct {
 	Retry      Retry         `cbor:"11,keyasint,omitempty"`
 	Join       []string      `cbor:"12,keyasint,omitempty"` // keys by which calls find this branch again
 	Name       string        `cbor:"13,keyasint,omitempty"` // for people: the rule or step that made it
+	Note       []byte        `cbor:"14,keyasint,omitempty"` // the door's own, opaque, shared by the ops
 }
 
 // Spec is what a transaction is begun with.
@@ -137,7 +138,8 @@ type (
 		Answer []byte
 	}
 
-	// Returned is the answer of one call. Result is kept if a later op needs it; Cause is for people.
+	// Returned is the answer of one call. Result is kept if a later op needs it; Cause is for people. Outcome None
+	// of an Ask says that nobody will ever know.
 	Returned struct {
 		Branch  string
 		Op      Op
@@ -262,11 +264,13 @@ type Call struct {
 	Branch  string // empty: the initiator (Ask) or the listeners (Tell)
 	Op      Op
 	Target  []byte
+	Note    []byte // Branch.Note
 	Home    string
 	Answer  []byte
 	Outcome Outcome
-	Commit  bool // how the transaction was decided; meaningful once it is
-	Attempt int  // from 1
+	Commit  bool      // how the transaction was decided; meaningful once it is
+	Attempt int       // from 1
+	Since   time.Time // of the first try that failed; zero before that
 }
 
 // Output is the reaction to one event: append Records durably, then make Calls, then come back at Wake.
