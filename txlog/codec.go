@@ -1,0 +1,158 @@
+package txlog
+
+import (
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/fxamacker/cbor/v2"
+
+	"txmesh/txn"
+)
+
+// The encoding of an entry is one version byte, one kind byte, and a CBOR map {0: time, 1: record} in core
+// deterministic form with integer keys. How a later release reads what an older one wrote:
+//
+//   - A field that is added under a new number is absent in old entries and decodes to its zero value, so adding
+//     a field whose zero value means "as before" needs nothing else. Numbers are never used twice.
+//   - A record type that is added gets the next kind. Kinds are never used twice.
+//   - Any other change of meaning raises codecVersion, and decodeBody keeps a case for each older version for
+//     ever: stores are not rewritten by an upgrade.
+//   - An older release that meets a newer version, kind or field refuses with ErrNewer instead of dropping what
+//     it does not know.
+//
+// Times keep their nanoseconds and come back in UTC, without a monotonic reading. Nil and empty are kept apart
+// in Branch.Ops, where nil means "nothing to do"; everywhere else the fields are omitted when empty, so an
+// empty slice comes back as nil. Strings need not be valid UTF-8: causes quote what services answer.
+const codecVersion = 1
+
+// The kinds of records, for ever.
+const (
+	kindBegan byte = iota + 1
+	kindEnlisted
+	kindLeft
+	kindExtended
+	kindDecided
+	kindSettled
+	kindDeferred
+	kindHalted
+	kindFinished
+	kindForced
+)
+
+const remedyNewer = "run the release that wrote this store, or a later one"
+
+// dated is the body of an encoded entry.
+type dated[R txn.Record] struct {
+	At     time.Time `cbor:"0,keyasint"`
+	Record R         `cbor:"1,keyasint"`
+}
+
+// modes holds the two CBOR modes; they are immutable and safe for many goroutines.
+var modes = sync.OnceValues(func() (cbor.EncMode, cbor.DecMode) {
+	eo := cbor.CoreDetEncOptions()
+	eo.Time = cbor.TimeRFC3339NanoUTC
+	enc, err := eo.EncMode()
+	if err != nil {
+		panic(fmt.Sprintf("txlog: encoding options: %v", err))
+	}
+	dec, err := cbor.DecOptions{
+		DupMapKey:         cbor.DupMapKeyEnforcedAPF,
+		IndefLength:       cbor.IndefLengthForbidden,
+		TagsMd:            cbor.TagsForbidden,
+		ExtraReturnErrors: cbor.ExtraDecErrorUnknownField,
+		UTF8:              cbor.UTF8DecodeInvalid,
+		MaxNestedLevels:   16,
+		MaxArrayElements:  1 << 20,
+	}.DecMode()
+	if err != nil {
+		panic(fmt.Sprintf("txlog: decoding options: %v", err))
+	}
+	return enc, dec
+})
+
+// Encode returns the durable form of an entry's record and time. The transaction's id is not part of it: a store
+// keeps it in the key. The result is the caller's.
+func Encode(e Entry) ([]byte, error) {
+	switch r := e.Record.(type) {
+	case txn.Began:
+		return encodeBody(kindBegan, e.At, r)
+	case txn.Enlisted:
+		return encodeBody(kindEnlisted, e.At, r)
+	case txn.Left:
+		return encodeBody(kindLeft, e.At, r)
+	case txn.Extended:
+		return encodeBody(kindExtended, e.At, r)
+	case txn.Decided:
+		return encodeBody(kindDecided, e.At, r)
+	case txn.Settled:
+		return encodeBody(kindSettled, e.At, r)
+	case txn.Deferred:
+		return encodeBody(kindDeferred, e.At, r)
+	case txn.Halted:
+		return encodeBody(kindHalted, e.At, r)
+	case txn.Finished:
+		return encodeBody(kindFinished, e.At, r)
+	case txn.Forced:
+		return encodeBody(kindForced, e.At, r)
+	default:
+		return nil, fmt.Errorf("encode entry of %s: %T is not a record of the journal", e.Tx, e.Record)
+	}
+}
+
+func encodeBody[R txn.Record](kind byte, at time.Time, r R) ([]byte, error) {
+	enc, _ := modes()
+	body, err := enc.Marshal(dated[R]{At: at, Record: r})
+	if err != nil {
+		return nil, fmt.Errorf("encode %T: %w", r, err)
+	}
+	return append([]byte{codecVersion, kind}, body...), nil
+}
+
+// Decode is the inverse of Encode. The entry shares no memory with b. An error says what is wrong at which byte;
+// it is ErrNewer when a later release wrote the entry, else ErrCorrupt.
+func Decode(tx txn.ID, b []byte) (Entry, error) {
+	if len(b) < 2 {
+		return Entry{}, fmt.Errorf("decode entry of %q: %d bytes, want at least 2: %w", tx, len(b), ErrCorrupt)
+	}
+	at, r, err := decodeBody(b[0], b[1], b[2:])
+	if err != nil {
+		return Entry{}, fmt.Errorf("decode entry of %q (%d bytes): %w", tx, len(b), err)
+	}
+	return Entry{Tx: tx, At: at, Record: r}, nil
+}
+
+func decodeBody(version, kind byte, body []byte) (time.Time, txn.Record, error) {
+	if version == 0 {
+		return time.Time{}, nil, fmt.Errorf("version 0 at byte 0: %w", ErrCorrupt)
+	}
+	if version > codecVersion {
+		return time.Time{}, nil, fmt.Errorf("version %d at byte 0, this release reads up to %d: %w; %s",
+			version, codecVersion, ErrNewer, remedyNewer)
+	}
+	switch kind {
+	case kindBegan:
+		return decodeRecord[txn.Began](body)
+	case kindEnlisted:
+		return decodeRecord[txn.Enlisted](body)
+	case kindLeft:
+		return decodeRecord[txn.Left](body)
+	case kindExtended:
+		return decodeRecord[txn.Extended](body)
+	case kindDecided:
+		return decodeRecord[txn.Decided](body)
+	case kindSettled:
+		return decodeRecord[txn.Settled](body)
+	case kindDeferred:
+		return decodeRecord[txn.Deferred](body)
+	case kindHalted:
+		return decodeRecord[txn.Halted](body)
+	case kindFinished:
+		return decodeRecord[txn.Finished](body)
+	case kindForced:
+		return decodeRecord[txn.Forced](body)
+	default:
+		return time.Time{}, nil, fmt.Errorf("record kind %d at byte 1, this release knows 1 to %d: %w; %s",
+			kind, kindForced, ErrNewer, remedyNewer)
+	}
+}
