@@ -1,0 +1,362 @@
+package interceptor
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"strconv"
+	"strings"
+	"time"
+
+	"txmesh/policies"
+	"txmesh/txn"
+)
+
+// outbound is a call of the application. Without a context and outside of every rule it passes untouched.
+func (g *Gate) outbound(ctx context.Context, p Port, r Request) Verdict {
+	c := g.carried(r)
+	if c.present && c.header && c.err != nil {
+		return Verdict{Answer: refusedContext(c)}
+	}
+	set := g.Policies.Current()
+	target := policies.Target{Service: p.Service, Host: r.Host(), Method: r.Method(), Path: r.Path()}
+	rule := set.Call(target)
+	if rule == nil {
+		var err error
+		if rule, err = inline(p, r); err != nil {
+			return Verdict{Answer: problem(CodeBadHeader, err.Error(), "")}
+		}
+	}
+	j, ok, ambiguous := g.join(r, c)
+	switch {
+	case rule != nil && rule.Shadow:
+		g.shadowed(rule.Name)
+		return g.passOn(r, j, ok, true)
+	case rule == nil:
+		return g.passOn(r, j, ok, set.Names(p.Service, r.Host()))
+	case ok && j.op != txn.Forward:
+		return g.passOn(r, j, ok, true)
+	case ok:
+		return g.branch(ctx, p, r, rule, j)
+	case c.present && errors.Is(c.err, ErrExpired):
+		return Verdict{Answer: refusedContext(c)}
+	default:
+		return g.contextless(r, rule, ambiguous)
+	}
+}
+
+func refusedContext(c carried) *Answer {
+	if errors.Is(c.err, ErrExpired) {
+		return problem(CodeExpired, "it ended at "+c.context.Expires.UTC().Format(time.RFC3339), c.context.ID)
+	}
+	return problem(CodeForged, "tx-context carries no valid signature", "")
+}
+
+// inline makes a rule out of the application's own headers, where no policy names the call.
+func inline(p Port, r Request) (*policies.Call, error) {
+	for _, h := range [...]string{headerUndo, headerConfirm, headerCancel, headerHold} {
+		if r.Header(h) != "" {
+			return policies.Inline(p.Service, r.Header)
+		}
+	}
+	return nil, nil
+}
+
+// join finds the transaction of a call: by the context that it carries, else by what ties it to a request that the
+// application is serving.
+func (g *Gate) join(r Request, c carried) (j joined, ok, ambiguous bool) {
+	if c.present && c.err == nil {
+		j = joined{context: c.context}
+		if c.context.Parent != "" {
+			j.parents = []string{c.context.Parent}
+		}
+		return j, true, false
+	}
+	keys := traceKeys(r)
+	if len(keys) == 0 {
+		return joined{}, false, false
+	}
+	return g.joins.find(g.Now(), keys)
+}
+
+// passOn forwards a call that is no branch. Context goes on to services that policies name, so that their calls can
+// still be branches; it stays away from everybody else, and from calls made while something is undone.
+func (g *Gate) passOn(r Request, j joined, ok, named bool) Verdict {
+	if !ok {
+		if r.Header(headerBaggage) != "" || r.Header(HeaderContext) != "" {
+			strip(r)
+		}
+		return Verdict{}
+	}
+	strip(r)
+	switch {
+	case j.op != txn.Forward:
+		if r.Header(HeaderIdempotency) == "" {
+			r.SetHeader(HeaderIdempotency, quoted(j.branch+"-"+strconv.Itoa(j.nth)))
+		}
+	case named:
+		g.carry(r, j.context)
+	}
+	return Verdict{}
+}
+
+func quoted(s string) string { return `"` + s + `"` }
+
+// contextless is a call that a rule names and that no transaction could be found for.
+func (g *Gate) contextless(r Request, rule *policies.Call, ambiguous bool) Verdict {
+	if ambiguous {
+		if g.Observe.ContextAmbiguous != nil {
+			g.Observe.ContextAmbiguous(rule.Name)
+		}
+		if rule.Ambiguous == policies.AmbiguousReject {
+			return Verdict{Answer: problem(CodeAmbiguous, "rule "+rule.Name+": two transactions in flight share its trace-id", "")}
+		}
+	}
+	inFlight := g.joins.inFlight()
+	if inFlight && !ambiguous && g.Observe.ContextLost != nil {
+		g.Observe.ContextLost(rule.Name)
+	}
+	if rule.Required == policies.RequiredAlways || rule.Required == policies.RequiredInFlight && inFlight && !ambiguous {
+		return Verdict{Answer: problem(CodeLost, "rule "+rule.Name+" makes this call a branch, and it names no transaction", "")}
+	}
+	strip(r)
+	return Verdict{}
+}
+
+// branchExchange is an outbound call that is a branch.
+type branchExchange struct {
+	context Context // of the call: its parent is the branch itself
+	branch  string
+	rule    *policies.Call
+	request *policies.Message
+	durable bool // the answer must be durable before the application sees it (L13)
+}
+
+// branch has a call journaled before it leaves (L2).
+func (g *Gate) branch(ctx context.Context, p Port, r Request, rule *policies.Call, j joined) Verdict {
+	reads := rule.Reads()
+	msg, tooLarge := g.requestMessage(r, reads.RequestBody || rule.Kind == policies.KindHold)
+	if tooLarge != nil {
+		return Verdict{Answer: tooLarge}
+	}
+	b, err := g.newBranch(p, r, rule, msg, j)
+	if err != nil {
+		return Verdict{Answer: problem(CodeRule, "rule "+rule.Name+": "+err.Error(), j.context.ID)}
+	}
+	e := txn.Enlist{Branch: b, Calling: rule.Kind != policies.KindHold}
+	if rule.Kind == policies.KindHold {
+		e.Answered = txn.OK
+	}
+	placed, err := g.Branches.Enlist(ctx, j.context.ID, e)
+	if err != nil {
+		return g.notEnlisted(r, rule, j, err)
+	}
+	name := BranchName(j.context.ID, placed.Branch)
+	if rule.Kind == policies.KindHold {
+		return Verdict{Answer: &Answer{Status: 202, Header: [][2]string{{"content-length", "0"},
+			{HeaderID, string(j.context.ID)}, {HeaderBranch, name}}}}
+	}
+	t := &Ticket{Timeout: b.Timeout, Outlive: true}
+	if placed.Home != "" {
+		endpoint, known := g.Peers.EndpointOf(placed.Home)
+		if !known {
+			return Verdict{Answer: problem(CodeOwner, "branch "+name+" lives at sidecar "+placed.Home+", which is not known at present", j.context.ID)}
+		}
+		t.Endpoint = endpoint
+	}
+	x := &branchExchange{branch: placed.Branch, rule: rule, request: msg, durable: b.KeepAnswer,
+		context: Context{ID: j.context.ID, Parent: placed.Branch, Expires: j.context.Expires}}
+	t.Hold = x.durable || reads.ResponseBody
+	t.state = x
+	g.dress(r, x.context, name, placed.Home)
+	return Verdict{Ticket: t}
+}
+
+// dress gives a forward call the headers of the protocol.
+func (g *Gate) dress(r Request, c Context, name, home string) {
+	strip(r)
+	g.carry(r, c)
+	r.SetHeader(HeaderBranch, name)
+	r.SetHeader(HeaderOp, OpForward)
+	r.SetHeader(HeaderAttempt, "1")
+	if home != "" {
+		r.SetHeader(HeaderHome, home)
+	}
+	if r.Header(HeaderIdempotency) == "" {
+		r.SetHeader(HeaderIdempotency, quoted(name))
+	}
+}
+
+// newBranch describes a call as a branch: what its later ops need, where its barrier row lives, what to do when its
+// answer is lost.
+func (g *Gate) newBranch(p Port, r Request, rule *policies.Call, msg *policies.Message, j joined) (txn.Branch, error) {
+	values, err := rule.Record(msg)
+	if err != nil {
+		return txn.Branch{}, err
+	}
+	key, err := rule.Key(msg)
+	if err != nil {
+		return txn.Branch{}, err
+	}
+	b := txn.Branch{Name: rule.Name, After: j.parents, Timeout: rule.Timeout, Retry: rule.Retry, Join: traceKeys(r)}
+	if key != "" {
+		b.Key = rule.Name + "/" + key
+		b.Print = fingerprint(msg)
+	} else {
+		b.Key = g.enlistKey()
+	}
+	note := BranchNote{Document: rule.Document, Rule: rule.Name, Service: p.Service, Values: values,
+		Deadline: j.context.Expires}
+	if p.Service == "" {
+		note.Host = r.Host()
+	}
+	b.Note = note.Encode()
+	for _, op := range [...]txn.Op{txn.Commit, txn.Undo, txn.Ask} {
+		b.Ops[op] = has(rule.Has(op))
+	}
+	if rule.Kind == policies.KindHold {
+		b.InOrder = true
+		return b, nil
+	}
+	if rule.Barrier == policies.BarrierProxy || rule.Barrier == policies.BarrierKey {
+		b.Home, _ = g.Peers.HomeOf(p.Endpoint)
+	}
+	b.Unanswered, b.Ops[txn.Ask] = unanswered(rule, b)
+	b.KeepAnswer = b.Home == "" && (rule.ReadsAnswer(txn.Undo) || rule.ReadsAnswer(txn.Commit))
+	return b, nil
+}
+
+// unanswered says what to do when the outcome of the call is not known: the home knows, or the policy's query finds
+// out; without either an undo is sent only where the policy or the service's own barrier makes it harmless.
+func unanswered(rule *policies.Call, b txn.Branch) (txn.Resolve, []byte) {
+	ask := b.Ops[txn.Ask]
+	if b.Home != "" {
+		ask = has(true)
+	}
+	switch {
+	case rule.OnUnknown == policies.OnUnknownUndo || rule.Barrier == policies.BarrierDatabase:
+		return txn.ResolveUndo, ask
+	case rule.OnUnknown == policies.OnUnknownStop || ask == nil:
+		return txn.ResolveStop, ask
+	default:
+		return txn.ResolveAsk, ask
+	}
+}
+
+// enlistKey makes an Enlist repeatable: sidecar, incarnation, counter.
+func (g *Gate) enlistKey() string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.enlisted++
+	return g.Self + "/" + g.Incarnation + "/" + strconv.FormatUint(g.enlisted, 36)
+}
+
+func fingerprint(m *policies.Message) string {
+	h := sha256.New()
+	for _, part := range []string{m.Method, m.Path, m.Query} {
+		h.Write([]byte(strconv.Itoa(len(part)) + ":" + part))
+	}
+	h.Write(m.Body)
+	return hex.EncodeToString(h.Sum(nil)[:12])
+}
+
+// requestMessage shows a request to a rule, with its body if the rule reads it.
+func (g *Gate) requestMessage(r Request, body bool) (*policies.Message, *Answer) {
+	m := &policies.Message{Method: r.Method(), Path: r.Path(), Query: r.Query(), Header: snapshot(r)}
+	if !body {
+		return m, nil
+	}
+	data, err := r.Body(g.BodyMax)
+	switch {
+	case errors.Is(err, ErrBodyTooLarge):
+		return nil, problem(CodeTooLarge, "the body has more than "+strconv.Itoa(g.BodyMax)+" bytes", "")
+	case err != nil:
+		return nil, &Answer{Status: 400, Header: [][2]string{{"content-length", "0"}, {"connection", "close"}}}
+	}
+	m.Body = data
+	return m, nil
+}
+
+// snapshot keeps the headers as they came, because the Gate changes them before rules look at them again.
+func snapshot(r interface {
+	EachHeader(func(name, value string))
+}) func(string) string {
+	h := map[string]string{}
+	r.EachHeader(func(name, value string) {
+		name = strings.ToLower(name)
+		if _, twice := h[name]; !twice {
+			h[name] = value
+		}
+	})
+	return func(name string) string { return h[strings.ToLower(name)] }
+}
+
+// notEnlisted answers a call whose branch could not be journaled: it must not leave.
+func (g *Gate) notEnlisted(r Request, rule *policies.Call, j joined, err error) Verdict {
+	id := j.context.ID
+	switch {
+	case errors.Is(err, txn.ErrDecided), errors.Is(err, txn.ErrUnknown):
+		if rule.Async == policies.AsyncDetach {
+			strip(r)
+			return Verdict{}
+		}
+		return Verdict{Answer: problem(CodeDecided, "rule "+rule.Name+": the call was not forwarded", id)}
+	case errors.Is(err, txn.ErrConflict):
+		return Verdict{Answer: problem(CodeConflict, "rule "+rule.Name+": the key was used for another call of this transaction", id)}
+	case OwnerOf(id) != g.Self:
+		g.Log.Warn("branch not enlisted", "tx", id, "rule", rule.Name, "error", err)
+		return Verdict{Answer: problem(CodeOwner, "rule "+rule.Name+": "+err.Error(), id)}
+	default:
+		g.Log.Warn("branch not enlisted", "tx", id, "rule", rule.Name, "error", err)
+		return Verdict{Answer: problem(CodeJournal, "rule "+rule.Name+": "+err.Error(), id)}
+	}
+}
+
+// after reports what the call answered. An answer that a later op reads is durable before the application sees it.
+func (x *branchExchange) after(ctx context.Context, g *Gate, res Response, err error) *Answer {
+	ev := txn.Returned{Branch: x.branch, Op: txn.Forward, Outcome: txn.Unknown}
+	var answer *Answer
+	if err != nil {
+		ev.Cause = err.Error()
+	} else {
+		answer = x.judge(g, res, &ev)
+	}
+	if err := g.Branches.Returned(ctx, x.context.ID, ev, x.durable); err != nil {
+		g.Log.Warn("answer of a branch not reported", "tx", x.context.ID, "branch", x.branch, "error", err)
+		if x.durable && ev.Outcome == txn.OK {
+			return problem(CodeJournal, "rule "+x.rule.Name+": the answer could not be kept", x.context.ID)
+		}
+	}
+	return answer
+}
+
+func (x *branchExchange) judge(g *Gate, res Response, ev *txn.Returned) *Answer {
+	msg, err := g.responseMessage(res, x.rule.Reads().ResponseBody)
+	if err != nil {
+		ev.Cause = err.Error()
+		return problem(CodeUnjudgeable, "rule "+x.rule.Name+": "+err.Error(), x.context.ID)
+	}
+	ev.Outcome, ev.Cause = x.rule.Outcome(txn.Forward, x.request, msg)
+	if ev.Outcome != txn.OK {
+		return nil
+	}
+	if ev.Result, err = x.rule.RecordAnswer(msg); err != nil {
+		ev.Outcome, ev.Cause = txn.Unknown, err.Error()
+		return problem(CodeUnjudgeable, "rule "+x.rule.Name+": "+err.Error(), x.context.ID)
+	}
+	return nil
+}
+
+func (g *Gate) responseMessage(res Response, body bool) (*policies.Message, error) {
+	m := &policies.Message{Status: res.Status(), Header: res.Header}
+	if !body {
+		return m, nil
+	}
+	data, err := res.Body(g.BodyMax)
+	if err != nil {
+		return nil, err
+	}
+	m.Body = data
+	return m, nil
+}

@@ -1,0 +1,114 @@
+package interceptor
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"strconv"
+	"strings"
+	"time"
+
+	"txmesh/txn"
+)
+
+// Errors of Keys.Verify.
+var (
+	ErrForged  = errors.New("the transaction context is not signed by this mesh")
+	ErrExpired = errors.New("the transaction context has expired")
+)
+
+const (
+	contextVersion = "1"
+	noParent       = "-"
+	macBytes       = 16
+)
+
+// Context is what travels with the calls of a transaction: its id, the branch that is being served, and the time
+// after which it joins nothing any more.
+type Context struct {
+	ID      txn.ID
+	Parent  string // number of the branch served; empty: the root request
+	Expires time.Time
+}
+
+// Keys signs and verifies contexts with the key that all sidecars of a mesh share.
+type Keys struct{ secret []byte }
+
+// NewKeys returns the keys made from a shared secret of at least 16 bytes.
+func NewKeys(secret []byte) (*Keys, error) {
+	if len(secret) < 16 {
+		return nil, errors.New("mesh secret has fewer than 16 bytes: make one with `openssl rand -hex 32`")
+	}
+	return &Keys{secret: append([]byte("txmesh context "), secret...)}, nil
+}
+
+// Sign returns the context in its wire form, `1.<owner>.<ulid>.<parent>.<expiry base36>.<mac>`: at most 96 bytes,
+// all of them letters that no baggage implementation escapes.
+func (k *Keys) Sign(c Context) string {
+	parent := c.Parent
+	if parent == "" {
+		parent = noParent
+	} else if n, err := strconv.ParseUint(parent, 10, 32); err == nil {
+		parent = strconv.FormatUint(n, 36)
+	}
+	// Rounded up: a deadline of whole milliseconds must not expire early at a peer.
+	expiry := c.Expires.Add(time.Second - 1).Unix()
+	s := contextVersion + "." + string(c.ID) + "." + parent + "." + strconv.FormatInt(expiry, 36)
+	return s + "." + k.mac(s)
+}
+
+// Verify returns the context that Sign wrote, ErrForged or ErrExpired. An expired one is returned as well.
+func (k *Keys) Verify(s string, now time.Time) (Context, error) {
+	cut := strings.LastIndexByte(s, '.')
+	if cut < 0 || len(s) > 128 || !hmac.Equal([]byte(s[cut+1:]), []byte(k.mac(s[:cut]))) {
+		return Context{}, ErrForged
+	}
+	f := strings.Split(s[:cut], ".")
+	if len(f) != 5 || f[0] != contextVersion {
+		return Context{}, ErrForged
+	}
+	expiry, err := strconv.ParseInt(f[4], 36, 64)
+	if err != nil {
+		return Context{}, ErrForged
+	}
+	c := Context{ID: txn.ID(f[1] + "." + f[2]), Expires: time.Unix(expiry, 0)}
+	if f[3] != noParent {
+		n, err := strconv.ParseUint(f[3], 36, 32)
+		if err != nil {
+			return Context{}, ErrForged
+		}
+		c.Parent = strconv.FormatUint(n, 10)
+	}
+	if !now.Before(c.Expires) {
+		return c, ErrExpired
+	}
+	return c, nil
+}
+
+func (k *Keys) mac(s string) string {
+	h := hmac.New(sha256.New, k.secret)
+	h.Write([]byte(s))
+	return base64.RawURLEncoding.EncodeToString(h.Sum(nil)[:macBytes])
+}
+
+// OwnerOf returns the owner part of a native id, or "".
+func OwnerOf(id txn.ID) string {
+	owner, _, found := strings.Cut(string(id), ".")
+	if !found {
+		return ""
+	}
+	return owner
+}
+
+// BranchName is the name of a branch on the wire, `<id>-<n>`.
+func BranchName(id txn.ID, n string) string { return string(id) + "-" + n }
+
+// SplitBranchName undoes BranchName.
+func SplitBranchName(s string) (txn.ID, string, bool) {
+	cut := strings.LastIndexByte(s, '-')
+	if cut <= 0 || cut == len(s)-1 {
+		return "", "", false
+	}
+	return txn.ID(s[:cut]), s[cut+1:], true
+}

@@ -1,0 +1,72 @@
+package proxy
+
+// Code is one row of the table of errors that this package answers by itself.
+type Code struct {
+	Code   string // stable, sent in the header tx-error
+	Title  string
+	Status int
+	Remedy string // what the reader can do
+}
+
+// fault indexes the table.
+type fault uint8
+
+const (
+	faultMalformed fault = iota
+	faultFraming
+	faultHeaderSize
+	faultHeaderCount
+	faultVersion
+	faultCoding
+	faultHost
+	faultHeaderTime
+	faultBody
+	faultBodySize
+	faultConns
+	faultForm
+	faultScheme
+	faultConnect
+	faultUnreachable
+	faultBroken
+	faultAnswer
+	faultTime
+	numFaults
+)
+
+// Codes returns the table of TXM0200 to TXM0249, in order of their numbers. The caller owns the slice.
+func Codes() []Code {
+	return []Code{
+		faultMalformed: {"TXM0200", "malformed request", 400,
+			"send the request as RFC 9112 has it: CRLF line ends, one space in the request line, no folded lines"},
+		faultFraming: {"TXM0201", "ambiguous length of the request", 400,
+			"send either one Content-Length or `Transfer-Encoding: chunked`, never both and never twice"},
+		faultHeaderSize: {"TXM0202", "request header too large", 431,
+			"send fewer or shorter header fields, or raise the limit of header bytes"},
+		faultHeaderCount: {"TXM0203", "too many header fields", 431,
+			"send fewer header fields, or raise the limit of header fields"},
+		faultVersion: {"TXM0204", "HTTP version not served here", 505, "speak HTTP/1.1 to this port"},
+		faultCoding: {"TXM0205", "transfer coding not understood", 501,
+			"use `Transfer-Encoding: chunked` alone; compress with Content-Encoding"},
+		faultHost: {"TXM0206", "missing or ambiguous host", 400, "send exactly one valid Host field"},
+		faultHeaderTime: {"TXM0207", "request header came too slowly", 408,
+			"send the whole header at once, or raise the time limit for reading it"},
+		faultBody: {"TXM0208", "malformed request body", 400, "repair the chunked coding or the trailers of the request"},
+		faultBodySize: {"TXM0209", "request body too large", 413,
+			"send a smaller body, or raise the limit of body bytes"},
+		faultConns: {"TXM0210", "too many connections", 503,
+			"use fewer connections, keep them alive, or raise the limit of connections"},
+		faultForm: {"TXM0211", "not a proxy request", 400,
+			"send the full URL in the request line (GET http://host/path) as HTTP_PROXY clients do, or CONNECT"},
+		faultScheme: {"TXM0212", "scheme not served by the forward proxy", 501,
+			"use http:// in the request line; for https:// use CONNECT"},
+		faultConnect: {"TXM0213", "CONNECT not served here", 405, "send CONNECT to the forward proxy port"},
+		faultUnreachable: {"TXM0220", "endpoint unreachable", 503,
+			"nothing was sent, so the request may be repeated; check that the endpoint listens"},
+		faultBroken: {"TXM0221", "endpoint broke off", 502,
+			"the request was sent and its effect is unknown; look into the log of the endpoint before repeating it"},
+		faultAnswer: {"TXM0222", "malformed response from the endpoint", 502,
+			"the request was sent and its effect is unknown; repair the response of the endpoint"},
+		faultTime: {"TXM0223", "endpoint did not answer in time", 504,
+			"the request was sent and its effect is unknown; look into the log of the endpoint, or raise the time limit"},
+	}
+}

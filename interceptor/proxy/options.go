@@ -1,0 +1,104 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strconv"
+	"time"
+
+	"txmesh/interceptor"
+)
+
+// Gate is told of every request and of the end of those it gave a ticket. Both may block; many goroutines call.
+type Gate interface {
+	// Before sees the request without its hop-by-hop fields. It may change its header and read its body.
+	Before(ctx context.Context, p interceptor.Port, r interceptor.Request) interceptor.Verdict
+	// After is called exactly once for each ticket, with an answer or with the error that took its place. A
+	// non-nil Answer replaces the response where nothing of it has left: with Ticket.Hold, or with err.
+	After(ctx context.Context, t *interceptor.Ticket, res interceptor.Response, err error) *interceptor.Answer
+}
+
+// Options is what all three proxies have in common. The zero value works: a plain proxy without a Gate.
+type Options struct {
+	Gate   Gate         // nil: no request is ever tagged
+	Log    *slog.Logger // nil: silence
+	Limits Limits
+	// Dial opens connections to endpoints; nil: TCP. It must keep to the context's deadline.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+// Limits bounds what one peer can take. A zero field takes the default.
+type Limits struct {
+	HeaderBytes  int           // of a request or response head; 32 KiB
+	HeaderFields int           // in one head; 256
+	BodyBytes    int64         // of a request; 0: no limit
+	Conns        int           // from clients, at a time; 10000
+	HeaderTime   time.Duration // from the first byte of a request head to its last; 10 s
+	BufferTime   time.Duration // without a byte, while the Gate waits for a request body; 30 s
+	Idle         time.Duration // of a client connection between requests; 2 min
+	EndpointIdle time.Duration // of a kept connection to an endpoint; 30 s
+	EndpointKept int           // idle connections per endpoint; 256
+	DialTime     time.Duration // to connect to an endpoint; 5 s
+	Exchange     time.Duration // of a request with an endpoint, if its ticket says nothing; 0: no limit
+}
+
+// checked fills in the defaults, or names all fields that make no sense in one error.
+func (o Options) checked() (Options, error) {
+	l := &o.Limits
+	errs := []error{
+		bound("HeaderBytes", &l.HeaderBytes, 32<<10),
+		bound("HeaderFields", &l.HeaderFields, 256),
+		bound("Conns", &l.Conns, 10000),
+		bound("EndpointKept", &l.EndpointKept, 256),
+		bound("HeaderTime", &l.HeaderTime, 10*time.Second),
+		bound("BufferTime", &l.BufferTime, 30*time.Second),
+		bound("Idle", &l.Idle, 2*time.Minute),
+		bound("EndpointIdle", &l.EndpointIdle, 30*time.Second),
+		bound("DialTime", &l.DialTime, 5*time.Second),
+		bound("BodyBytes", &l.BodyBytes, 0),
+		bound("Exchange", &l.Exchange, 0),
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Dial == nil {
+		o.Dial = new(net.Dialer).DialContext
+	}
+	return o, errors.Join(errs...)
+}
+
+func bound[T int | int64 | time.Duration](name string, v *T, standard T) error {
+	if *v < 0 {
+		return fmt.Errorf("limit %s is %v: give a positive value, or 0 for the default %v", name, *v, standard)
+	}
+	if *v == 0 {
+		*v = standard
+	}
+	return nil
+}
+
+// checkEndpoint wants host:port.
+func checkEndpoint(s string) error {
+	host, port, err := net.SplitHostPort(s)
+	if err != nil || host == "" {
+		return fmt.Errorf("endpoint %q is not host:port", s)
+	}
+	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
+		return fmt.Errorf("endpoint %q has no port between 1 and 65535", s)
+	}
+	return nil
+}
+
+func checkEndpoints(endpoints []string) error {
+	if len(endpoints) == 0 {
+		return errors.New("no endpoint: give at least one host:port")
+	}
+	var errs []error
+	for _, e := range endpoints {
+		errs = append(errs, checkEndpoint(e))
+	}
+	return errors.Join(errs...)
+}

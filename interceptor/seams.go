@@ -1,0 +1,101 @@
+package interceptor
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"txmesh/policies"
+	"txmesh/txn"
+)
+
+// Coordinator is the machine room of this sidecar: the engine that decides the transactions it owns.
+type Coordinator interface {
+	// Do feeds one event and returns when what it recorded is durable.
+	Do(ctx context.Context, id txn.ID, e txn.Event) (txn.State, error)
+	// Wait returns as soon as the predicate holds, or the context's error.
+	Wait(ctx context.Context, id txn.ID, until func(txn.State) bool) (txn.State, error)
+	// State returns an open or a finished transaction, or txn.ErrUnknown.
+	State(ctx context.Context, id txn.ID) (txn.State, error)
+	// Find returns the newest transaction begun under a Spec.Key, or txn.ErrUnknown.
+	Find(ctx context.Context, key string) (txn.ID, error)
+}
+
+// Branches reaches the owner of a transaction, this sidecar or a peer, one hop away at most.
+type Branches interface {
+	// Enlist returns when the branch is durable at the owner.
+	Enlist(ctx context.Context, id txn.ID, e txn.Enlist) (Placed, error)
+	// Returned reports an answer. With durable it returns when the answer is; else it returns as soon as later
+	// events of this sidecar cannot overtake it.
+	Returned(ctx context.Context, id txn.ID, e txn.Returned, durable bool) error
+}
+
+// Placed is what the owner says of an enlisted branch.
+type Placed struct {
+	Branch string // number within the transaction
+	Home   string // where its barrier row lives, as the first Enlist settled it
+}
+
+// Peers knows the other sidecars.
+type Peers interface {
+	// HomeOf returns the owner id of the sidecar that listens on this inbound endpoint; false: none does.
+	HomeOf(endpoint string) (owner string, ok bool)
+	// EndpointOf is the inverse; false: not known at present.
+	EndpointOf(owner string) (endpoint string, ok bool)
+}
+
+// Rows keeps the barrier's rows, in the sidecar's own store.
+type Rows interface {
+	Load(ctx context.Context, branch string) (row []byte, found bool, err error)
+	// Save writes one row; with sync it survives a power cut when Save returns. A nil row deletes.
+	Save(ctx context.Context, branch string, row []byte, sync bool) error
+	// Each yields all rows until f returns false.
+	Each(ctx context.Context, f func(branch string, row []byte) bool) error
+}
+
+// App sends a request to the application beside this sidecar.
+type App interface {
+	Send(ctx context.Context, r *Outgoing) (*Reply, error)
+}
+
+// Policies gives the policy set in force. It may change between two calls.
+type Policies interface {
+	Current() *policies.Set
+}
+
+// Outgoing is a request made by a sidecar on its own account.
+type Outgoing struct {
+	Method string
+	Host   string      // for the Host header
+	Path   string      // encoded
+	Query  string      // without '?'
+	Header http.Header // canonical names
+	Body   []byte
+}
+
+// Reply is a complete answer, its body bounded by the sender's limit.
+type Reply struct {
+	Status int
+	Header http.Header
+	Body   []byte
+}
+
+// HomeCall asks the home of a branch to settle it: Undo, Commit or Ask.
+type HomeCall struct {
+	Home     string // owner id of the sidecar that must keep the row
+	Branch   string // <transaction>-<n>
+	Op       txn.Op
+	Known    txn.Outcome // what the owner knows of the forward call
+	Attempt  int
+	Deadline time.Time // of the transaction: a row made by an early undo must outlive it
+	Request  *Outgoing // what to send to the application; for Ask the policy's query, nil if it has none
+}
+
+// HomeReply is its answer. Reply is the application's, recorded or fresh; nil where the application was not asked.
+// ByQuery says that Reply answers the query, not the forward call.
+type HomeReply struct {
+	Outcome txn.Outcome // None of an Ask: nobody can ever know
+	Reply   *Reply
+	ByQuery bool
+	Cause   string
+}
