@@ -1,0 +1,98 @@
+# Every target is a plain command that can be typed by hand. `make` alone lists them.
+
+GO      ?= go
+ARGS    ?=
+N       ?= 20000
+PKG     ?= ./...
+# How long fuzz, soak and the like run for each of their targets.
+TIME    ?= 20s
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -X main.version=$(VERSION)
+
+# The linter is pinned: the same findings everywhere. It is built once from the module proxy.
+GOLANGCI_VERSION := v2.15.0
+GOLANGCI := $(shell $(GO) env GOPATH)/bin/golangci-lint-$(GOLANGCI_VERSION)
+
+# $(call need,PATH,WHAT): a target whose code does not exist yet says so and fails; it never pretends.
+need = @test -e $(1) || { echo "make $@: $(2) does not exist yet ($(1))" >&2; exit 2; }
+
+.DEFAULT_GOAL := help
+.PHONY: help build test race test-net test-compat soak demo sim mutate fuzz bench bench-quick lint lint-ready check cover-e2e clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build bin/txmesh and bin/txmesh-sidecar
+	$(call need,cmd/txmesh,the command line tool)
+	$(call need,cmd/txmesh-sidecar,the sidecar)
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/txmesh ./cmd/txmesh-sidecar
+
+test: ## go vet and all tests that need neither root nor a network: two or three minutes
+	$(GO) vet $(PKG)
+	$(GO) test -timeout 5m $(PKG)
+
+race: ## the same tests under the race detector
+	$(GO) test -race -timeout 15m $(PKG)
+
+test-net: ## as root: power cuts and full disks on a loop mount
+	$(call need,tests/power,the test of power cuts)
+	@test "$$(id -u)" = 0 || { echo "make test-net: needs root to mount loop devices: run it as sudo make test-net" >&2; exit 2; }
+	$(GO) test -count=1 -timeout 20m -tags power -v ./tests/power/...
+
+test-compat: ## real clients of other systems against the doors
+	$(call need,tests/compat,the test with real clients)
+	cd tests/compat && $(GO) test -count=1 -timeout 20m ./...
+
+soak: ## transfers under kill -9 for a long time
+	$(call need,tests/soak,the soak test)
+	$(GO) test -count=1 -timeout 0 -v ./tests/soak/... $(ARGS)
+
+demo: ## three transfers through three services and their sidecars; ARGS=--once ends after them
+	$(call need,cmd/txmesh,the demonstration)
+	$(GO) run -trimpath -ldflags '$(LDFLAGS)' ./cmd/txmesh demo $(ARGS)
+
+sim: ## N simulated histories with crashes, checked against the laws (N=20000)
+	$(call need,tests/sim,the simulation)
+	$(GO) test -count=1 -timeout 0 ./tests/sim/... -seeds $(N) $(ARGS)
+
+mutate: ## break the code in known ways; each break must be caught by the law it violates
+	$(call need,tests/mutate,the list of mutations)
+	$(GO) run ./tests/mutate $(ARGS)
+
+fuzz: ## each fuzz target for TIME (TIME=20s)
+	@found=0; for p in $$($(GO) list $(PKG)); do \
+	  names=$$($(GO) test -list '^Fuzz' $$p) || { echo "$$names" >&2; exit 1; }; \
+	  for f in $$(echo "$$names" | grep '^Fuzz'); do \
+	    found=1; echo "== $$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(TIME) $$p || exit 1; \
+	  done; \
+	done; test $$found = 1 || { echo "make fuzz: no fuzz target in $(PKG)" >&2; exit 2; }
+
+bench: ## all benchmarks, ten runs each, for benchstat
+	$(GO) test -run '^$$' -bench . -benchmem -count 10 -timeout 60m $(PKG)
+
+bench-quick: ## all benchmarks once, to see that they run
+	$(GO) test -run '^$$' -bench . -benchmem -benchtime 100x -timeout 10m $(PKG)
+
+lint: $(GOLANGCI) ## the linters of .golangci.yml
+	$(GOLANGCI) run $(PKG)
+
+lint-ready: $(GOLANGCI)
+
+$(GOLANGCI):
+	d=$$(mktemp -d) && \
+	GOBIN=$$d $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION) && \
+	mkdir -p $(@D) && mv $$d/golangci-lint $@ && rmdir $$d
+
+check: lint test ## what to run before a commit
+
+cover-e2e: ## which functions of txn and engine no process test reached
+	$(call need,tests/e2e,the test with real processes)
+	rm -rf bin/cover && mkdir -p bin/cover/data
+	$(GO) build -cover -coverpkg=txmesh/txn/...,txmesh/sidecar/engine/... -o bin/cover/ ./cmd/txmesh ./cmd/txmesh-sidecar
+	GOCOVERDIR=$(CURDIR)/bin/cover/data TXMESH_BIN=$(CURDIR)/bin/cover $(GO) test -count=1 -timeout 20m ./tests/e2e/...
+	$(GO) tool covdata textfmt -i=bin/cover/data -o=bin/cover/profile
+	@$(GO) tool cover -func=bin/cover/profile | awk '$$NF == "0.0%"'
+
+clean: ## remove what was built
+	rm -rf bin
