@@ -30,7 +30,7 @@ const (
 	faultBroken
 	faultAnswer
 	faultTime
-	numFaults
+	faultClientGone
 )
 
 // Codes returns the table of TXM0200 to TXM0249, in order of their numbers. The caller owns the slice.
@@ -68,5 +68,7 @@ func Codes() []Code {
 			"the request was sent and its effect is unknown; repair the response of the endpoint"},
 		faultTime: {"TXM0223", "endpoint did not answer in time", 504,
 			"the request was sent and its effect is unknown; look into the log of the endpoint, or raise the time limit"},
+		faultClientGone: {"TXM0224", "client went away", 499,
+			"nobody is left to read this answer; the effect of the request is unknown"},
 	}
 }

@@ -1,0 +1,305 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// joinedMax is the size up to which a body is copied to leave in one write with its head.
+const joinedMax = 16 << 10
+
+func contextWithoutCancel(ctx context.Context) context.Context { return context.WithoutCancel(ctx) }
+
+// send writes the request to the first endpoint that can be reached, as far as it has arrived.
+func (s *session) send(t target) *Error {
+	if s.req.err != nil {
+		return s.badRequest(s.req.err)
+	}
+	if err := s.compose(); err != nil {
+		return err
+	}
+	endpoint := t.port.Endpoint
+	for i := 1; ; i++ {
+		err := s.open(endpoint)
+		if err == nil {
+			break
+		}
+		if err.sent || i >= len(t.endpoints) {
+			return err
+		}
+		endpoint = t.endpoints[(t.at+i)%len(t.endpoints)]
+	}
+	if wire := s.req.wire; len(wire) > joinedMax {
+		if _, err := s.up.conn.Write(wire); err != nil && !s.mayAnswer(err) {
+			return s.broken(err)
+		}
+	}
+	wait := time.Now().Add(watchAfter)
+	if !s.deadline.IsZero() && s.deadline.Before(wait) {
+		wait = s.deadline
+	}
+	s.up.conn.SetReadDeadline(wait) //nolint:errcheck // a closed connection shows in Read
+	if s.req.body.done {
+		s.uploaded.Store(true)
+	} else {
+		s.startUpload()
+	}
+	return nil
+}
+
+// mayAnswer says whether an upstream that stopped reading may have sent an answer before.
+func (s *session) mayAnswer(err error) bool {
+	return !isTimeout(err) && !errors.Is(err, context.Canceled)
+}
+
+// compose puts the head and what has arrived of the body into out.
+func (s *session) compose() *Error {
+	s.out = append(s.req.head.appendTo(s.out[:0]), '\r', '\n')
+	if len(s.req.wire) <= joinedMax {
+		s.out = append(s.out, s.req.wire...)
+	}
+	if s.req.body.done || len(s.req.wire) > joinedMax {
+		return nil
+	}
+	p := s.in.buffered()
+	n, err := s.req.body.take(p)
+	if err != nil {
+		return &Error{fault: faultBody, cause: err}
+	}
+	if s.tooLong(int64(len(s.req.wire) + n)) {
+		return refuse(faultBodySize, "")
+	}
+	s.out = append(s.out, p[:n]...)
+	s.in.discard(n)
+	return nil
+}
+
+// open finds a connection and writes out. A kept connection that takes no byte is replaced by a new one.
+func (s *session) open(endpoint string) *Error {
+	ctx := s.srv.ctx
+	if !s.deadline.IsZero() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, s.deadline)
+		defer cancel()
+	}
+	for fresh := false; ; fresh = true {
+		u, err := s.srv.pool.get(ctx, endpoint, fresh)
+		if err != nil {
+			return &Error{Endpoint: endpoint, fault: faultUnreachable, cause: err}
+		}
+		s.live.Store(u)
+		if s.srv.killed.Load() {
+			u.discard()
+			return &Error{Endpoint: endpoint, fault: faultUnreachable, detail: "shutting down"}
+		}
+		if !s.deadline.IsZero() {
+			u.conn.SetWriteDeadline(s.deadline) //nolint:errcheck // a closed connection shows in Write
+		}
+		n, err := u.conn.Write(s.out)
+		if err == nil {
+			s.up, s.res.src = u, &u.in
+			return nil
+		}
+		u.discard()
+		s.live.Store(nil)
+		if n > 0 {
+			return &Error{Endpoint: endpoint, fault: faultBroken, sent: true, cause: err}
+		}
+		if !u.reused {
+			return &Error{Endpoint: endpoint, fault: faultUnreachable, cause: err}
+		}
+	}
+}
+
+// await reads heads until the final one; interim ones go to the client.
+func (s *session) await() *Error {
+	for {
+		raw, err := s.responseHead()
+		if err != nil {
+			return err
+		}
+		bad := parseResponse(&s.res.message, raw, &s.srv.opts.Limits, s.req.head.method)
+		s.up.in.discard(len(raw))
+		if bad != nil {
+			return &Error{Endpoint: s.up.endpoint, fault: faultAnswer, sent: true, detail: bad.detail}
+		}
+		s.res.head.cleanResponse()
+		switch status := s.res.head.status; {
+		case status == 101 && !s.req.head.upgrading:
+			return &Error{Endpoint: s.up.endpoint, fault: faultAnswer, sent: true, detail: "101 without an Upgrade"}
+		case status == 101 || status >= 200:
+			return nil
+		case s.req.head.minor == 1:
+			s.out = append(s.res.head.appendTo(s.out[:0]), '\r', '\n')
+			if s.write(s.out); s.lost && !s.outlive {
+				return gone(errClientGone)
+			}
+		}
+	}
+}
+
+// responseHead waits for a whole head and returns it, still in the buffer.
+func (s *session) responseHead() ([]byte, *Error) {
+	in := &s.up.in
+	limit := s.srv.opts.Limits.HeaderBytes
+	for seen := 0; ; {
+		p := in.buffered()
+		end, at, err := headEnd(p, seen)
+		if err != nil {
+			return nil, &Error{Endpoint: s.up.endpoint, fault: faultAnswer, sent: true, detail: err.detail}
+		}
+		if end > limit || end == 0 && len(p) >= limit {
+			return nil, &Error{Endpoint: s.up.endpoint, fault: faultAnswer, sent: true, detail: "header too large"}
+		}
+		if end > 0 {
+			return p[:end], nil
+		}
+		seen = at
+		if len(p) > 0 && len(p) == len(in.buf) {
+			in.widen(2 * len(p))
+		}
+		if err := s.fillUp(); err != nil {
+			return nil, s.broken(err)
+		}
+	}
+}
+
+// broken names the reason why the upstream's message cannot be read on.
+func (s *session) broken(err error) *Error {
+	var e *Error
+	if errors.As(err, &e) {
+		return e
+	}
+	f := faultBroken
+	switch {
+	case isTimeout(err):
+		f = faultTime
+	case isChunkError(err):
+		f = faultAnswer
+	}
+	return &Error{Endpoint: s.up.endpoint, fault: f, sent: true, cause: err}
+}
+
+// badRequest names the reason why the client's body could not be read for the Gate.
+func (s *session) badRequest(err error) *Error {
+	switch {
+	case isChunkError(err):
+		return &Error{fault: faultBody, cause: err}
+	case isTimeout(err):
+		return &Error{fault: faultHeaderTime, detail: "body"}
+	}
+	return &Error{fault: faultClientGone, cause: errors.Join(errClientGone, err)}
+}
+
+func isChunkError(err error) bool {
+	return errors.Is(err, errChunkSize) || errors.Is(err, errChunkLong) || errors.Is(err, errChunkEnd) ||
+		errors.Is(err, errChunkByte) || errors.Is(err, errBadTrailer)
+}
+
+// relay sends the response to the client, as it comes.
+func (s *session) relay() bool {
+	h := &s.res.head
+	keep := !s.req.head.close && !s.srv.draining.Load() && h.minor == 1 && s.res.body.framing != untilClose
+	unchunk := s.req.head.minor == 0 && s.res.body.framing == byChunks
+	if unchunk {
+		h.dropAll(transferEncodingName)
+	}
+	s.out = h.appendTo(s.out[:0])
+	if !keep && s.req.head.minor == 1 {
+		s.out = append(s.out, "Connection: close\r\n"...)
+	}
+	s.out = append(s.out, '\r', '\n')
+	if unchunk {
+		s.out = append(s.out, s.res.data...)
+	} else {
+		s.out = append(s.out, s.res.wire...)
+	}
+	s.started = true
+	if err := s.copyBody(unchunk); err != nil {
+		return s.breakResponse(err)
+	}
+	return s.finish(keep)
+}
+
+// copyBody streams the body of the response. After comes before the last bytes: when the client sees the end,
+// the Gate knows it already.
+func (s *session) copyBody(unchunk bool) *Error {
+	b, in := &s.res.body, &s.up.in
+	for {
+		p := in.buffered()
+		n, err := 0, error(nil)
+		if unchunk {
+			p, n, err = b.strip(p)
+		} else {
+			n, err = b.take(p)
+			p = p[:n]
+		}
+		if err != nil {
+			return s.broken(err)
+		}
+		if b.done {
+			s.res.streamed = true
+			s.after(nil)
+		}
+		s.deliver(p)
+		in.discard(n)
+		if b.done {
+			return nil
+		}
+		if s.lost && !s.outlive {
+			return gone(errClientGone)
+		}
+		in.widen(largeBuffer)
+		if err := s.fillUp(); err != nil {
+			if err := b.end(err); err != nil {
+				return s.broken(err)
+			}
+		}
+	}
+}
+
+// deliver writes out and p, in one write if they are small.
+func (s *session) deliver(p []byte) {
+	if len(s.out) > 0 && len(p) <= joinedMax {
+		s.out = append(s.out, p...)
+		p = nil
+	}
+	s.write(s.out)
+	s.write(p)
+	s.out = s.out[:0]
+}
+
+// breakResponse ends a response that cannot be completed, so that the client cannot take it for a whole one.
+func (s *session) breakResponse(err *Error) bool {
+	s.srv.opts.Log.Debug("response broke off", "endpoint", err.Endpoint, "code", err.Code())
+	closing := s.res.body.framing == untilClose || s.req.head.minor == 0
+	s.drop()
+	s.after(err)
+	if reset, ok := s.conn.(interface{ SetLinger(sec int) error }); ok && closing {
+		reset.SetLinger(0) //nolint:errcheck // the close that follows is all that can be done
+	}
+	return false
+}
+
+// finish gives the connection to the upstream back, if both sides are at the end of their message.
+func (s *session) finish(keep bool) bool {
+	ends := s.res.head.close || s.req.head.minor == 0
+	s.stopUpload(ends)
+	u := s.up
+	s.up = nil
+	s.live.Store(nil)
+	if ends || !s.uploaded.Load() || s.cause.Load() != nil {
+		u.discard()
+	} else {
+		if !s.deadline.IsZero() {
+			u.conn.SetWriteDeadline(time.Time{}) //nolint:errcheck // a closed connection shows in Write
+		}
+		s.srv.pool.put(u)
+	}
+	keep = keep && s.uploaded.Load() && !s.lost
+	if !keep {
+		s.linger()
+	}
+	return keep
+}

@@ -1,0 +1,183 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"txmesh/interceptor"
+)
+
+// acceptRest bounds the pause after an Accept that failed, such as for want of file descriptors.
+const acceptRest = time.Second
+
+// killRest is how long Shutdown waits for exchanges that it has cut.
+const killRest = 5 * time.Second
+
+// target is where a request goes: one endpoint, and those that may take its place.
+type target struct {
+	port      interceptor.Port
+	endpoints []string
+	at        int // index of port.Endpoint
+}
+
+// router says where a request goes. It may rewrite the start line.
+type router interface {
+	route(r *request) (target, *Error)
+}
+
+// server accepts connections and keeps account of them. Inbound, Upstream and Forward differ by their router.
+type server struct {
+	opts   Options
+	router router
+	bufs   *buffers
+	pool   *pool
+
+	ctx    context.Context // of Before and of dials; it ends when Shutdown loses patience
+	cancel context.CancelFunc
+
+	draining atomic.Bool
+	killed   atomic.Bool
+
+	mu        sync.Mutex // guards the rest
+	listeners map[net.Listener]struct{}
+	sessions  map[*session]struct{}
+	empty     chan struct{} // closed when draining and no session is left
+}
+
+func newServer(o Options, r router) *server {
+	ctx, cancel := context.WithCancel(context.Background())
+	bufs := newBuffers()
+	return &server{
+		opts: o, router: r, bufs: bufs, pool: newPool(o, bufs), ctx: ctx, cancel: cancel,
+		listeners: make(map[net.Listener]struct{}),
+		sessions:  make(map[*session]struct{}),
+		empty:     make(chan struct{}),
+	}
+}
+
+// serve accepts until the listener is closed. It returns nil after shutdown.
+func (s *server) serve(l net.Listener) error {
+	s.mu.Lock()
+	if s.draining.Load() {
+		s.mu.Unlock()
+		return errors.Join(fmt.Errorf("serve %s: shut down", l.Addr()), l.Close())
+	}
+	s.listeners[l] = struct{}{}
+	s.mu.Unlock()
+	rest := 5 * time.Millisecond
+	for {
+		conn, err := l.Accept()
+		switch {
+		case err == nil:
+			rest = 5 * time.Millisecond
+			s.admit(conn)
+		case s.draining.Load():
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return fmt.Errorf("accept on %s: %w", l.Addr(), err)
+		default:
+			s.opts.Log.Warn("accept", "listen", l.Addr().String(), "error", err)
+			rest = min(2*rest, acceptRest)
+			select {
+			case <-time.After(rest):
+			case <-s.ctx.Done():
+				return nil
+			}
+		}
+	}
+}
+
+// admit starts a session, or says that there are too many.
+func (s *server) admit(conn net.Conn) {
+	ss := newSession(s, conn)
+	s.mu.Lock()
+	full := len(s.sessions) >= s.opts.Limits.Conns
+	if s.draining.Load() {
+		s.mu.Unlock()
+		conn.Close() //nolint:errcheck // nothing was read from it
+		return
+	}
+	if !full {
+		s.sessions[ss] = struct{}{}
+	}
+	s.mu.Unlock()
+	if full {
+		go ss.turnAway()
+		return
+	}
+	go ss.serve()
+}
+
+// leave forgets a session that has ended.
+func (s *server) leave(ss *session) {
+	s.mu.Lock()
+	delete(s.sessions, ss)
+	if s.draining.Load() && len(s.sessions) == 0 {
+		s.closeEmpty()
+	}
+	s.mu.Unlock()
+}
+
+// closeEmpty is called with mu held.
+func (s *server) closeEmpty() {
+	select {
+	case <-s.empty:
+	default:
+		close(s.empty)
+	}
+}
+
+// shutdown stops accepting, lets running exchanges end and closes. When ctx ends first, the rest is cut: each
+// ticket still gets its After, with an error.
+func (s *server) shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	s.draining.Store(true)
+	var errs []error
+	for l := range s.listeners {
+		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, fmt.Errorf("close listener %s: %w", l.Addr(), err))
+		}
+	}
+	clear(s.listeners)
+	for ss := range s.sessions {
+		ss.dismiss()
+	}
+	if len(s.sessions) == 0 {
+		s.closeEmpty()
+	}
+	s.mu.Unlock()
+	select {
+	case <-s.empty:
+	case <-ctx.Done():
+		errs = append(errs, s.kill(ctx.Err()))
+	}
+	s.cancel()
+	s.pool.close()
+	return errors.Join(errs...)
+}
+
+// kill cuts all sessions and waits a little for them to tell the Gate.
+func (s *server) kill(cause error) error {
+	s.killed.Store(true)
+	s.cancel()
+	s.mu.Lock()
+	n := len(s.sessions)
+	for ss := range s.sessions {
+		ss.cut()
+	}
+	s.mu.Unlock()
+	select {
+	case <-s.empty:
+		return fmt.Errorf("shut down: %d connections cut: %w", n, cause)
+	case <-time.After(killRest):
+	}
+	s.mu.Lock()
+	left := len(s.sessions)
+	s.mu.Unlock()
+	return fmt.Errorf("shut down: %d connections cut, %d still waiting for the gate: %w", n, left, cause)
+}

@@ -1,0 +1,313 @@
+package proxy
+
+import (
+	"net"
+	"sync/atomic"
+	"time"
+
+	"txmesh/interceptor"
+)
+
+// lingerTime is how long a connection that must close is read, so that a reset does not overtake the last answer.
+const lingerTime = 500 * time.Millisecond
+
+// past is a deadline that wakes a blocked read.
+func past() time.Time { return time.Unix(1, 0) }
+
+// session is one client connection and the exchange that runs on it. Its goroutine reads from the upstream and
+// writes to the client. While a request body streams, or after a while of waiting, a second goroutine (the
+// uploader, upload.go) reads from the client and writes to the upstream; it is always stopped before the next step.
+type session struct {
+	srv  *server
+	conn net.Conn
+	in   reader
+	out  []byte // the next bytes to the client, or the request on its way out
+
+	req request
+	res response
+
+	ticket   *interceptor.Ticket // until After has been called
+	outlive  bool
+	deadline time.Time // of the exchange; zero: none
+	up       *upstream
+	started  bool // something of the final response has left
+	lost     bool // the client takes no more
+
+	uploading chan struct{} // closed when the uploader has ended; nil: there is none
+	uploaded  atomic.Bool   // the whole request body was sent
+	finishing atomic.Bool   // the uploader shall end after the body
+	cause     atomic.Pointer[Error]
+
+	idle atomic.Bool              // between requests: may be closed at any time
+	live atomic.Pointer[upstream] // s.up, for cut
+}
+
+func newSession(srv *server, conn net.Conn) *session {
+	s := &session{srv: srv, conn: conn, in: reader{conn: conn, pool: srv.bufs}}
+	s.req.src, s.req.fill, s.req.tunes = &s.in, s.fillSlowly, s.welcomeBody
+	s.res.fill = s.fillUp
+	s.idle.Store(true)
+	return s
+}
+
+// serve runs one exchange after the other.
+func (s *session) serve() {
+	defer s.srv.leave(s)
+	for {
+		end, err := s.nextHead()
+		if err != nil {
+			s.refuse(err)
+			break
+		}
+		if end == 0 || !s.exchange(end) {
+			break
+		}
+	}
+	s.conn.Close() //nolint:errcheck // all that was written has been checked
+	s.in.release()
+}
+
+// nextHead waits for a whole request head and returns its length, 0 if the connection is done.
+func (s *session) nextHead() (int, *Error) {
+	s.in.shrink()
+	s.idle.Store(true)
+	l := &s.srv.opts.Limits
+	s.conn.SetReadDeadline(time.Now().Add(l.Idle)) //nolint:errcheck // a closed connection shows in Read
+	if s.srv.draining.Load() {
+		return 0, nil
+	}
+	seen, slow := 0, false
+	for {
+		s.skipEmptyLines(seen)
+		p := s.in.buffered()
+		end, at, err := headEnd(p, seen)
+		if err != nil {
+			return 0, err
+		}
+		if end > l.HeaderBytes || end == 0 && len(p) >= l.HeaderBytes {
+			return 0, refuse(faultHeaderSize, "")
+		}
+		if end > 0 {
+			s.idle.Store(false)
+			return end, nil
+		}
+		seen = at
+		if len(p) > 0 && !slow {
+			slow = true
+			s.conn.SetReadDeadline(time.Now().Add(l.HeaderTime)) //nolint:errcheck // as above
+		}
+		if len(p) == len(s.in.buf) {
+			s.in.widen(2 * len(p))
+		}
+		if err := s.in.fill(); err != nil {
+			if slow && isTimeout(err) && !s.srv.draining.Load() {
+				return 0, refuse(faultHeaderTime, "")
+			}
+			return 0, nil
+		}
+	}
+}
+
+// skipEmptyLines forgives the CRLF that old clients send after a body.
+func (s *session) skipEmptyLines(seen int) {
+	for p := s.in.buffered(); seen == 0 && len(p) >= 2 && p[0] == '\r' && p[1] == '\n'; p = s.in.buffered() {
+		s.in.discard(2)
+	}
+}
+
+// begin forgets the last exchange.
+func (s *session) begin() {
+	s.req.reset()
+	s.res.reset()
+	s.res.streamed = false
+	s.ticket, s.outlive, s.deadline = nil, false, time.Time{}
+	s.up, s.started, s.lost = nil, false, false
+	s.uploaded.Store(false)
+	s.finishing.Store(false)
+	s.cause.Store(nil)
+	if cap(s.out) > keptMax {
+		s.out = nil
+	}
+}
+
+// exchange answers one request and reports whether the connection can take another.
+func (s *session) exchange(end int) bool {
+	s.begin()
+	err := parseRequest(&s.req.message, s.in.buffered()[:end], &s.srv.opts.Limits)
+	s.in.discard(end)
+	if err != nil {
+		s.refuse(err)
+		return false
+	}
+	t, err := s.srv.router.route(&s.req)
+	if err != nil {
+		return s.reply(err.answer())
+	}
+	if string(s.req.head.method) == "CONNECT" {
+		return s.connect(t)
+	}
+	s.req.head.cleanRequest()
+	var v interceptor.Verdict
+	if s.srv.opts.Gate != nil {
+		v = s.srv.opts.Gate.Before(s.srv.ctx, t.port, &s.req)
+	}
+	if v.Answer != nil {
+		return s.reply(v.Answer)
+	}
+	s.admit(v.Ticket, &t)
+	return s.forward(t)
+}
+
+// admit takes over what the ticket says.
+func (s *session) admit(ticket *interceptor.Ticket, t *target) {
+	timeout := s.srv.opts.Limits.Exchange
+	if ticket != nil {
+		s.ticket, s.outlive = ticket, ticket.Outlive
+		if ticket.Timeout > 0 {
+			timeout = ticket.Timeout
+		}
+		if ticket.Endpoint != "" {
+			t.port.Endpoint = ticket.Endpoint
+		}
+		t.endpoints = nil // a tagged call goes to one endpoint, or nowhere
+	}
+	if timeout > 0 {
+		s.deadline = time.Now().Add(timeout)
+	}
+}
+
+// forward sends the request and brings the response back.
+func (s *session) forward(t target) bool {
+	err := s.send(t)
+	if err == nil {
+		err = s.await()
+	}
+	if err != nil {
+		return s.fail(err)
+	}
+	if s.res.head.status == 101 {
+		return s.switchProtocols()
+	}
+	if s.ticket != nil && s.ticket.Hold {
+		if a := s.after(nil); a != nil {
+			s.drop()
+			return s.reply(a)
+		}
+		if s.res.err != nil {
+			return s.fail(s.broken(s.res.err))
+		}
+	}
+	return s.relay()
+}
+
+// after tells the Gate how the exchange ended, once.
+func (s *session) after(err *Error) *interceptor.Answer {
+	t := s.ticket
+	if t == nil {
+		return nil
+	}
+	s.ticket = nil
+	ctx := contextWithoutCancel(s.srv.ctx)
+	if err != nil {
+		return s.srv.opts.Gate.After(ctx, t, nil, err)
+	}
+	return s.srv.opts.Gate.After(ctx, t, &s.res, nil)
+}
+
+// fail ends an exchange of which the client has not seen a response yet.
+func (s *session) fail(err *Error) bool {
+	s.drop()
+	a := s.after(err)
+	if s.lost || err.fault == faultClientGone {
+		return false
+	}
+	if a == nil {
+		a = err.answer()
+	}
+	return s.reply(a)
+}
+
+// drop stops the uploader and closes the connection to the upstream.
+func (s *session) drop() {
+	u := s.up
+	s.up = nil
+	if u != nil {
+		u.conn.Close() //nolint:errcheck // nothing more is expected of it
+	}
+	s.stopUpload(true)
+	s.live.Store(nil)
+	if u != nil {
+		u.in.release()
+	}
+}
+
+// refuse answers a request that cannot be read on, and closes.
+func (s *session) refuse(err *Error) {
+	s.out = appendAnswer(s.out[:0], err.answer(), string(s.req.head.method) == "HEAD", true)
+	s.write(s.out)
+	s.linger()
+}
+
+// reply sends an answer of the proxy or the Gate.
+func (s *session) reply(a *interceptor.Answer) bool {
+	if !s.req.body.done {
+		n, err := s.req.body.take(s.in.buffered())
+		if err == nil {
+			s.in.discard(n)
+		}
+	}
+	keep := s.req.body.done && !s.req.head.close && !s.srv.draining.Load()
+	s.out = appendAnswer(s.out[:0], a, string(s.req.head.method) == "HEAD", !keep)
+	s.write(s.out)
+	if !keep {
+		s.linger()
+	}
+	return keep && !s.lost
+}
+
+// write sends to the client, until a write fails.
+func (s *session) write(p []byte) {
+	if s.lost || len(p) == 0 {
+		return
+	}
+	if _, err := s.conn.Write(p); err != nil {
+		s.lost = true
+	}
+}
+
+// linger closes our side and reads what the client still sends, for a moment.
+func (s *session) linger() {
+	half, ok := s.conn.(interface{ CloseWrite() error })
+	if !ok || s.lost || half.CloseWrite() != nil {
+		return
+	}
+	s.conn.SetReadDeadline(time.Now().Add(lingerTime)) //nolint:errcheck // a closed connection shows in Read
+	for range 256 {
+		s.in.discard(len(s.in.buffered()))
+		if s.in.fill() != nil {
+			return
+		}
+	}
+}
+
+// turnAway tells a client that there are too many.
+func (s *session) turnAway() {
+	s.refuse(refuse(faultConns, ""))
+	s.conn.Close() //nolint:errcheck // nothing more is expected of it
+	s.in.release()
+}
+
+// dismiss ends a session that waits for its next request.
+func (s *session) dismiss() {
+	if s.idle.Load() {
+		s.conn.SetReadDeadline(past()) //nolint:errcheck // a closed connection shows in Read
+	}
+}
+
+// cut breaks both connections, whatever runs on them.
+func (s *session) cut() {
+	s.conn.Close() //nolint:errcheck // the session finds out
+	if u := s.live.Load(); u != nil {
+		u.conn.Close() //nolint:errcheck // the session finds out
+	}
+}

@@ -1,0 +1,97 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"net"
+	"time"
+)
+
+// switchProtocols passes the 101 on and then bytes in both directions.
+func (s *session) switchProtocols() bool {
+	if a := s.after(nil); a != nil {
+		s.drop()
+		return s.reply(a)
+	}
+	s.stopUpload(false)
+	if cause := s.cause.Load(); cause != nil {
+		s.drop()
+		return false
+	}
+	s.out = append(s.res.head.appendTo(s.out[:0]), '\r', '\n')
+	s.write(s.out)
+	s.tunnel()
+	return false
+}
+
+// connect opens a blind tunnel: nothing in it is seen by the Gate.
+func (s *session) connect(t target) bool {
+	if !s.req.body.done {
+		return s.reply(refuse(faultBody, "CONNECT with a body").answer())
+	}
+	s.out = s.out[:0]
+	endpoint := t.port.Endpoint
+	for i := 1; ; i++ {
+		err := s.open(endpoint)
+		if err == nil {
+			break
+		}
+		if i >= len(t.endpoints) {
+			return s.reply(err.answer())
+		}
+		endpoint = t.endpoints[(t.at+i)%len(t.endpoints)]
+	}
+	s.write([]byte("HTTP/1.1 200 Connection Established\r\n\r\n"))
+	s.tunnel()
+	return false
+}
+
+// tunnel copies both ways until both sides have closed, or one broke.
+func (s *session) tunnel() {
+	u := s.up
+	s.out = nil
+	s.conn.SetReadDeadline(time.Time{}) //nolint:errcheck // a closed connection shows in Read
+	u.conn.SetDeadline(time.Time{})     //nolint:errcheck // as above
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		pass(&s.in, u.conn)
+	}()
+	pass(&u.in, s.conn)
+	<-done
+	s.up = nil
+	u.discard()
+	s.live.Store(nil)
+}
+
+// pass copies from one side to the other. An end becomes an end, a break a break.
+func pass(from *reader, to net.Conn) {
+	for {
+		if p := from.buffered(); len(p) > 0 {
+			if _, err := to.Write(p); err != nil {
+				from.conn.Close() //nolint:errcheck // the other side takes no more
+				return
+			}
+			if from.discard(len(p)); len(p) == len(from.buf) {
+				from.widen(largeBuffer)
+			}
+		}
+		if err := from.fill(); err != nil {
+			passEnd(err, to)
+			return
+		}
+	}
+}
+
+// passEnd closes the writing half after an end, and resets after anything else.
+func passEnd(err error, to net.Conn) {
+	half, ok := to.(interface{ CloseWrite() error })
+	if errors.Is(err, io.EOF) && ok {
+		half.CloseWrite() //nolint:errcheck // if it is gone, the other direction finds out
+		return
+	}
+	if reset, ok := to.(interface{ SetLinger(sec int) error }); ok {
+		reset.SetLinger(0) //nolint:errcheck // the close that follows is all that can be done
+	}
+	to.Close() //nolint:errcheck // it shall break
+}

@@ -1,0 +1,161 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"time"
+)
+
+// watchAfter is how long an exchange waits for its upstream before somebody looks whether the client is still
+// there. Most exchanges are over by then, and cost no second goroutine.
+const watchAfter = 20 * time.Millisecond
+
+// lingerUpload is how long a client may go on sending a body whose response is complete.
+const lingerUpload = 30 * time.Second
+
+// fillSlowly reads a body for the Gate, with a limit on silence.
+func (s *session) fillSlowly() error {
+	s.conn.SetReadDeadline(time.Now().Add(s.srv.opts.Limits.BufferTime)) //nolint:errcheck // shows in Read
+	return s.in.fill()
+}
+
+// welcomeBody sends the 100 that the client waits for, when the Gate wants the body before the upstream has it.
+func (s *session) welcomeBody() error {
+	if !s.req.head.expect || s.req.head.minor == 0 || len(s.in.buffered()) > 0 {
+		return nil
+	}
+	s.req.head.expect = false
+	s.req.head.drop("expect", 0)
+	if s.write([]byte("HTTP/1.1 100 Continue\r\n\r\n")); s.lost {
+		return errClientGone
+	}
+	return nil
+}
+
+// startUpload starts the uploader. It streams the rest of the body, and then watches the client.
+func (s *session) startUpload() {
+	s.conn.SetReadDeadline(time.Time{}) //nolint:errcheck // a closed connection shows in Read
+	s.uploading = make(chan struct{})
+	go s.upload(s.up)
+}
+
+func (s *session) upload(u *upstream) {
+	defer close(s.uploading)
+	if !s.uploaded.Load() {
+		if !s.sendBody(u) {
+			return
+		}
+		s.uploaded.Store(true)
+	}
+	if !s.finishing.Load() {
+		s.watch(u)
+	}
+}
+
+// sendBody streams the rest of the request body. It returns false if the body did not end, and breaks the
+// exchange if the client is to blame. An upstream that takes no more may still answer.
+func (s *session) sendBody(u *upstream) bool {
+	s.in.widen(largeBuffer)
+	sent := int64(len(s.req.wire))
+	for {
+		p := s.in.buffered()
+		n, err := s.req.body.take(p)
+		if err != nil {
+			s.breakOff(u, &Error{fault: faultBody, sent: true, cause: err})
+			return false
+		}
+		if sent += int64(n); s.tooLong(sent) {
+			s.breakOff(u, &Error{fault: faultBodySize, sent: true})
+			return false
+		}
+		if n > 0 {
+			if _, err := u.conn.Write(p[:n]); err != nil {
+				return false
+			}
+			s.in.discard(n)
+		}
+		if s.req.body.done {
+			return true
+		}
+		if err := s.in.fill(); err != nil {
+			if !isTimeout(err) {
+				s.breakOff(u, gone(err))
+			}
+			return false
+		}
+	}
+}
+
+func (s *session) tooLong(n int64) bool {
+	most := s.srv.opts.Limits.BodyBytes
+	return most > 0 && n > most
+}
+
+// watch reads ahead from the client, so that its going away is seen at once.
+func (s *session) watch(u *upstream) {
+	for {
+		err := s.in.fill()
+		switch {
+		case err == nil:
+		case isTimeout(err), errors.Is(err, errBufferFull):
+			return
+		default:
+			if !s.outlive {
+				s.breakOff(u, gone(err))
+			}
+			return
+		}
+	}
+}
+
+// breakOff ends the exchange from the uploader: the reader of the upstream finds the cause.
+func (s *session) breakOff(u *upstream, cause *Error) {
+	s.cause.CompareAndSwap(nil, cause)
+	u.conn.Close() //nolint:errcheck // it shall break
+}
+
+func gone(err error) *Error {
+	if errors.Is(err, io.EOF) {
+		err = errClientGone
+	}
+	return &Error{fault: faultClientGone, sent: true, cause: errors.Join(errClientGone, err)}
+}
+
+// stopUpload waits for the uploader to end. An unfinished body is given up at once if asked so, or else gets
+// some time: the upstream may have answered early and still read on.
+func (s *session) stopUpload(now bool) {
+	if s.uploading == nil {
+		return
+	}
+	s.finishing.Store(true)
+	if now || s.uploaded.Load() {
+		s.conn.SetReadDeadline(past()) //nolint:errcheck // a closed connection shows in Read
+	} else {
+		s.conn.SetReadDeadline(time.Now().Add(lingerUpload)) //nolint:errcheck // as above
+	}
+	<-s.uploading
+	s.uploading = nil
+}
+
+// fillUp reads from the upstream. The first wait is short: then somebody starts to watch the client.
+func (s *session) fillUp() error {
+	for {
+		err := s.up.in.fill()
+		if err == nil {
+			return nil
+		}
+		if cause := s.cause.Load(); cause != nil {
+			return cause
+		}
+		if !isTimeout(err) {
+			return err
+		}
+		if !s.deadline.IsZero() && !time.Now().Before(s.deadline) {
+			return &Error{Endpoint: s.up.endpoint, fault: faultTime, sent: true}
+		}
+		if s.uploading == nil {
+			s.startUpload()
+		}
+		s.up.conn.SetReadDeadline(s.deadline) //nolint:errcheck // a closed connection shows in Read
+	}
+}
