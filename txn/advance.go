@@ -30,8 +30,12 @@ func (m *Machine) landLate(now time.Time) {
 func (m *Machine) open(now time.Time) {
 	plan := m.s.Spec.Plan
 	switch {
-	case m.expired(now) && plan.Silence == SilenceAsks:
-		m.askInitiator(now)
+	case m.s.Asked.Outcome == OK:
+		m.decide(true, "", nil)
+	case m.s.Asked.Outcome == Refused:
+		m.decide(false, "initiator refused", nil)
+	case m.expired(now) && m.asks():
+		m.call(now, nil, Ask, m.s.Spec.Ask)
 	case m.expired(now):
 		m.decide(false, m.whyExpired(), nil)
 	case plan.Rooted && !m.rooted:
@@ -53,21 +57,10 @@ func (m *Machine) whyExpired() string {
 	return "expired"
 }
 
-func (m *Machine) askInitiator(now time.Time) {
-	switch m.s.Asked.Outcome {
-	case OK:
-		m.decide(true, "", nil)
-	case Refused:
-		m.decide(false, "initiator refused", nil)
-	default:
-		m.call(now, nil, Ask, m.s.Spec.Ask)
-	}
-}
-
 func (m *Machine) unanswered(b *BranchState) bool { return !b.Left && b.Known[Forward].Outcome == None }
 
 // commitOnceAnswered carries out a wish to commit: unanswered branches block it until they are resolved or the
-// time is up.
+// time is up. Without a limit, one that nobody will ever resolve aborts at once.
 func (m *Machine) commitOnceAnswered(now time.Time) {
 	ripe := true
 	for i := range m.s.Branches {
@@ -76,8 +69,13 @@ func (m *Machine) commitOnceAnswered(now time.Time) {
 			continue
 		}
 		ripe = false
-		if b.Unanswered == ResolveAsk && !m.inFlight(b.ID, Forward) {
+		switch {
+		case m.inFlight(b.ID, Forward):
+		case m.canAsk(b):
 			m.call(now, b, Ask, b.Ops[Ask])
+		case m.s.Expires.IsZero():
+			m.decide(false, "no answer from branch "+b.ID, nil)
+			return
 		}
 	}
 	if ripe {
@@ -85,8 +83,15 @@ func (m *Machine) commitOnceAnswered(now time.Time) {
 	}
 }
 
-// drive makes the forward calls of a mode whose branches are known from the start.
+// canAsk reports whether somebody can say what an unanswered call did: a query, or the home of its barrier row.
+func (m *Machine) canAsk(b *BranchState) bool {
+	return b.Unanswered == ResolveAsk && (b.Ops[Ask] != nil || b.Home != "")
+}
+
+// drive makes the forward calls of a mode whose branches are known from the start. It decides first: no forward
+// call leaves with the step that aborts.
 func (m *Machine) drive(now time.Time) {
+	m.settleEmpty()
 	limit, done := m.s.Spec.Plan.ForwardLimit, true
 	for i := range m.s.Branches {
 		b := &m.s.Branches[i]
@@ -102,12 +107,28 @@ func (m *Machine) drive(now time.Time) {
 			return
 		}
 		done = false
-		if m.ready(i, Forward) {
-			m.call(now, b, Forward, b.Ops[Forward])
-		}
 	}
 	if done {
 		m.decide(true, "", nil)
+		return
+	}
+	for i := range m.s.Branches {
+		if b := &m.s.Branches[i]; m.unanswered(b) && m.ready(i, Forward) {
+			m.call(now, b, Forward, b.Ops[Forward])
+		}
+	}
+}
+
+// settleEmpty answers for branches that have nothing to do forward, as soon as it would be their turn.
+func (m *Machine) settleEmpty() {
+	for again := true; again; {
+		again = false
+		for i := range m.s.Branches {
+			if b := &m.s.Branches[i]; b.Ops[Forward] == nil && m.unanswered(b) && m.ready(i, Forward) {
+				m.log(Settled{Branch: b.ID, Op: Forward, Outcome: OK})
+				again = true
+			}
+		}
 	}
 }
 
@@ -140,8 +161,10 @@ func (m *Machine) mayHaveRun(i int) bool {
 	return !m.s.Spec.Plan.Drives || o.Outcome != None || o.Attempt > 0 || m.ready(i, Forward)
 }
 
+// refusedForGood reports whether nothing took effect. Where the engine repeated a call, an earlier one may have.
 func (m *Machine) refusedForGood(b *BranchState) bool {
-	return b.Known[Forward].Outcome == Refused && !m.s.Spec.Plan.UndoRefused
+	plan, f := m.s.Spec.Plan, &b.Known[Forward]
+	return f.Outcome == Refused && !plan.UndoRefused && (b.Home != "" || !plan.Drives || f.Attempt == 0)
 }
 
 // settle runs commit or undo on every branch that needs it, then tells, then finishes.
@@ -174,7 +197,7 @@ func (m *Machine) needs(b *BranchState) (Op, bool) {
 	switch {
 	case b.Undone:
 		op = Undo
-		if m.refusedForGood(b) {
+		if m.refusedForGood(b) && !b.Known[Undo].Halted {
 			return op, false // the refusal came after the decision: nothing took effect
 		}
 	case !b.Stands:
@@ -191,18 +214,15 @@ func (m *Machine) resolve(now time.Time, b *BranchState) bool {
 	case b.Known[Forward].Outcome != None || b.Known[Undo].Forced || b.Known[Ask].Outcome == OK:
 		return true // answered, or an operator said: undo it as it is
 	}
-	switch b.Unanswered {
-	case ResolveUndo:
+	switch {
+	case b.Unanswered == ResolveUndo:
 		return true
-	case ResolveAsk:
+	case m.canAsk(b):
 		m.call(now, b, Ask, b.Ops[Ask])
-		return false
-	case ResolveStop:
-		m.log(Halted{b.ID, Undo, "the forward call was not answered, and the policy neither asks nor undoes"})
-		return false
 	default:
-		panic("txn: unknown way to resolve an unanswered branch")
+		m.log(Halted{b.ID, Undo, "the forward call was not answered, and the policy neither asks nor undoes"})
 	}
+	return false
 }
 
 // tell informs listeners of the end and reports whether any is left.
@@ -258,7 +278,9 @@ func (m *Machine) wake(now time.Time) time.Time {
 	for _, f := range m.flying {
 		at(f.until)
 	}
-	at(m.s.Asked.Until)
+	if m.s.Phase == Open {
+		at(m.s.Asked.Until)
+	}
 	at(m.s.Told.Until)
 	for i := range m.s.Branches {
 		for op := range m.s.Branches[i].Known {

@@ -12,8 +12,9 @@ import (
 // Errors of Step. A refused event changes nothing.
 var (
 	ErrUnknown       = errors.New("txn: no such transaction")
-	ErrDecided       = errors.New("txn: already decided otherwise")
+	ErrDecided       = errors.New("txn: already decided")
 	ErrConflict      = errors.New("txn: repeated with other content")
+	ErrOrder         = errors.New("txn: these branches cannot be told apart or put in order")
 	ErrNoBranch      = errors.New("txn: no such branch")
 	ErrEngineDecides = errors.New("txn: the engine decides this mode by the answers of its branches")
 	ErrNotWaiting    = errors.New("txn: that op is not waiting for an operator")
@@ -133,42 +134,75 @@ func deadline(now time.Time, timeout time.Duration) time.Time {
 }
 
 func (m *Machine) enlist(now time.Time, e Enlist) error {
-	old := m.s.ByKey(e.Branch.Key)
-	if old == nil && e.Branch.ID != "" {
-		old = m.s.Find(e.Branch.ID)
+	if old := m.enlisted(e.Branch); old != nil {
+		return m.enlistAgain(now, e, old)
 	}
-	if old != nil && !sameBranch(old.Branch, e.Branch) {
+	if !m.mayEnlist(now) {
+		return ErrDecided
+	}
+	b, err := m.place(e.Branch)
+	if err != nil {
+		return err
+	}
+	m.log(Enlisted{b})
+	switch {
+	case e.Answered == OK || e.Answered == Refused:
+		m.log(Settled{Branch: b.ID, Op: Forward, Outcome: e.Answered, Result: e.Result})
+	case e.Calling:
+		m.fly(now, &b)
+	}
+	return nil
+}
+
+// enlistAgain takes a repeat. It has an effect only where it brings the answer or makes the forward call anew.
+func (m *Machine) enlistAgain(now time.Time, e Enlist, old *BranchState) error {
+	known := &old.Known[Forward]
+	brings := e.Answered == OK || e.Answered == Refused
+	differs := brings && known.Outcome != None && (known.Outcome != e.Answered || !bytes.Equal(known.Result, e.Result))
+	switch {
+	case differs || !sameBranch(old.Branch, e.Branch):
 		return fmt.Errorf("branch %s: %w", old.ID, ErrConflict)
-	}
-	if old != nil && !e.Calling {
-		return nil
-	}
-	if m.s.Phase != Open || m.expired(now) && m.s.Spec.Plan.Silence == SilenceAborts {
-		return ErrDecided // also for a repeat: its forward call must not leave any more
-	}
-	if old == nil {
-		b, err := m.place(e.Branch)
-		if err != nil {
-			return err
-		}
-		m.log(Enlisted{b})
-		old = &m.s.Branches[len(m.s.Branches)-1]
-	}
-	if e.Answered != None {
+	case brings && known.Outcome == None && !m.s.Phase.Done():
 		m.log(Settled{Branch: old.ID, Op: Forward, Outcome: e.Answered, Result: e.Result})
-	}
-	if e.Calling {
+		m.out.Sync = true
+	case brings || !e.Calling:
+		// equal to the first
+	case !m.mayEnlist(now):
+		return ErrDecided // its forward call must not leave any more
+	case old.Left:
+		return fmt.Errorf("branch %s has left: %w", old.ID, ErrConflict)
+	default:
+		if known.Outcome != OK {
+			m.log(Enlisted{old.Branch}) // what the last call answered no longer holds, and this must not be lost
+		}
 		m.fly(now, &old.Branch)
 	}
 	return nil
 }
 
+// enlisted returns the branch that b repeats, or nil.
+func (m *Machine) enlisted(b Branch) *BranchState {
+	if old := m.s.ByKey(b.Key); old != nil || b.ID == "" {
+		return old
+	}
+	return m.s.Find(b.ID)
+}
+
+// Has reports whether an Enlist of b would be a repeat.
+func (m *Machine) Has(b Branch) bool { return m.enlisted(b) != nil }
+
+// Branches returns how many branches there are.
+func (m *Machine) Branches() int { return len(m.s.Branches) }
+
+func (m *Machine) mayEnlist(now time.Time) bool {
+	return m.s.Phase == Open && (!m.expired(now) || m.asks())
+}
+
 // place gives a new branch its id and its order: it follows the branches that were answered before it.
 func (m *Machine) place(b Branch) (Branch, error) {
 	if b.ID == "" {
-		b.ID = strconv.Itoa(len(m.s.Branches))
-		if m.s.Find(b.ID) != nil {
-			return b, fmt.Errorf("branch %s: %w", b.ID, ErrConflict)
+		for n := len(m.s.Branches); b.ID == "" || m.s.Find(b.ID) != nil; n++ {
+			b.ID = strconv.Itoa(n)
 		}
 	}
 	for _, id := range b.After {
@@ -195,15 +229,18 @@ func (m *Machine) fly(now time.Time, b *Branch) {
 	if timeout <= 0 {
 		timeout = m.s.Spec.Plan.CallTimeout
 	}
-	m.land(b.ID, Forward)
 	m.flying = append(m.flying, flight{b.ID, Forward, deadline(now, timeout)})
 }
 
-// land removes a call from the flying ones and reports whether it was there.
+// land removes a call from the flying ones, the oldest if an application repeated it meanwhile, and reports
+// whether there was one.
 func (m *Machine) land(id string, op Op) bool {
-	n := len(m.flying)
-	m.flying = slices.DeleteFunc(m.flying, func(f flight) bool { return f.branch == id && f.op == op })
-	return len(m.flying) < n
+	i := slices.IndexFunc(m.flying, func(f flight) bool { return f.branch == id && f.op == op })
+	if i < 0 {
+		return false
+	}
+	m.flying = slices.Delete(m.flying, i, i+1)
+	return true
 }
 
 func (m *Machine) inFlight(id string, op Op) bool {
@@ -225,7 +262,7 @@ func (m *Machine) leave(e Leave) error {
 }
 
 func (m *Machine) extend(now time.Time, e Extend) error {
-	if m.s.Phase != Open || m.expired(now) {
+	if !m.mayEnlist(now) {
 		return ErrDecided
 	}
 	if at := deadline(now, e.Timeout); !at.Equal(m.s.Expires) {
@@ -245,7 +282,7 @@ func (m *Machine) decideOn(now time.Time, e Decide) error {
 		m.decide(false, e.Reason, e.Answer)
 	case plan.Drives:
 		return ErrEngineDecides
-	case m.expired(now) && plan.Silence == SilenceAborts:
+	case m.expired(now) && !m.asks():
 		m.decide(false, "expired", nil)
 	case plan.Answers:
 		m.want = &e
@@ -255,13 +292,17 @@ func (m *Machine) decideOn(now time.Time, e Decide) error {
 	return nil
 }
 
+// asks reports whether silence is answered by a question to the initiator. Who cannot be asked is not waited for.
+func (m *Machine) asks() bool { return m.s.Spec.Plan.Silence == SilenceAsks && m.s.Spec.Ask != nil }
+
 func (m *Machine) expired(now time.Time) bool {
 	return !m.s.Expires.IsZero() && !now.Before(m.s.Expires)
 }
 
 // force is an operator's act: the only way past a halted op (L11).
 func (m *Machine) force(e Force) error {
-	if !m.s.Decided() || m.s.Phase.Done() || e.Op == Forward || e.Op >= NumOps {
+	if !m.s.Decided() || m.s.Phase.Done() || e.Op == Forward || e.Op >= NumOps || e.Act > ActSkip ||
+		e.Branch == "" && e.Op != Tell {
 		return ErrNotWaiting
 	}
 	if e.Branch != "" && m.s.Find(e.Branch) == nil {
@@ -276,8 +317,8 @@ func (m *Machine) force(e Force) error {
 }
 
 func sameSpec(a, b Spec) bool {
-	return a.Mode == b.Mode && a.Name == b.Name && a.Key == b.Key && a.Print == b.Print && a.Timeout == b.Timeout &&
-		bytes.Equal(a.Note, b.Note) && bytes.Equal(a.Ask, b.Ask) && bytes.Equal(a.Tell, b.Tell) &&
+	return a.ID == b.ID && a.Mode == b.Mode && a.Name == b.Name && a.Key == b.Key && a.Print == b.Print &&
+		a.Timeout == b.Timeout && bytes.Equal(a.Note, b.Note) && bytes.Equal(a.Ask, b.Ask) && bytes.Equal(a.Tell, b.Tell) &&
 		slices.EqualFunc(a.Branches, b.Branches, func(x, y Branch) bool {
 			return sameBranch(x, y) && slices.Equal(x.After, y.After)
 		})

@@ -58,8 +58,11 @@ func (m *Machine) commitFollows(i, j int) bool {
 func checkOrder(bs []Branch) error {
 	at := make(map[string]int, len(bs))
 	for i, b := range bs {
+		if j := slices.IndexFunc(bs, func(c Branch) bool { return c.Key == b.Key }); b.Key != "" && j != i {
+			return fmt.Errorf("branches %s and %s have one key, %s: %w", bs[j].ID, b.ID, b.Key, ErrOrder)
+		}
 		if _, twice := at[b.ID]; twice {
-			return fmt.Errorf("branch %s is named twice: %w", b.ID, ErrConflict)
+			return fmt.Errorf("branch %s is named twice: %w", b.ID, ErrOrder)
 		}
 		at[b.ID] = i
 	}
@@ -83,7 +86,7 @@ func checkOrder(bs []Branch) error {
 			}
 		}
 		if left == before {
-			return fmt.Errorf("branches follow each other in a circle: %w", ErrConflict)
+			return fmt.Errorf("branches follow each other in a circle: %w", ErrOrder)
 		}
 	}
 	return nil

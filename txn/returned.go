@@ -2,15 +2,11 @@ package txn
 
 import "time"
 
-// returned takes the answer of a call. Late and repeated answers change nothing that is settled.
+// returned takes the answer of a call. Late and repeated answers change nothing that is settled; a final one
+// counts whoever made the call, one that is not final counts only for a call that is flying.
 func (m *Machine) returned(now time.Time, e Returned) {
 	landed := m.land(e.Branch, e.Op)
-	if m.s.Phase.Done() || e.Op >= NumOps || e.Branch != "" && m.s.Find(e.Branch) == nil ||
-		e.Branch == "" && e.Op != Ask && e.Op != Tell {
-		return
-	}
-	o := m.s.op(e.Branch, e.Op)
-	if o.Outcome != None || o.Halted {
+	if m.s.Phase.Done() || !m.awaits(e.Branch, e.Op) {
 		return
 	}
 	switch {
@@ -25,33 +21,64 @@ func (m *Machine) returned(now time.Time, e Returned) {
 	}
 }
 
-// isFinal reports whether the answer settles the op for good. Only a decided transaction has settling ops.
-func (m *Machine) isFinal(e Returned) bool {
-	switch e.Op {
+// awaits reports whether an answer of this op can mean anything: it is neither settled nor halted, and the
+// transaction has come to it.
+func (m *Machine) awaits(id string, op Op) bool {
+	b := m.s.Find(id)
+	switch {
+	case op >= NumOps || id != "" && b == nil:
+		return false
+	case id == "" && op == Ask:
+		return m.asks() && m.s.Phase == Open && m.s.Asked.Outcome == None
+	case id == "" && op == Tell:
+		return m.s.Spec.Tell != nil && m.s.Decided() && m.s.Told.Outcome == None
+	case id == "" || b.Known[op].Outcome != None || b.Known[op].Halted:
+		return false
+	}
+	switch op {
 	case Forward:
-		return e.Outcome == OK || e.Outcome == Refused
-	case Ask:
-		return m.s.Phase == Open && (e.Outcome == OK || e.Outcome == Refused)
+		return true
 	case Commit, Undo:
-		return m.s.Decided() && (e.Outcome == OK || e.Outcome == Refused && m.s.Spec.Plan.Refusal == RefusalEnds)
+		return m.waiting(b, op)
+	case Ask:
+		return m.unanswered(b)
 	case Tell:
-		return m.s.Decided() && e.Outcome == OK
+		return m.s.Decided() && b.Ops[Tell] != nil
 	default:
 		panic("txn: answer of an unknown op")
 	}
 }
 
+// isFinal reports whether the answer settles an awaited op for good.
+func (m *Machine) isFinal(e Returned) bool {
+	refused := e.Outcome == Refused
+	switch e.Op {
+	case Forward:
+		if b := m.s.branch(e.Branch); b.Doubt && b.Home == "" {
+			refused = false // the other call may have taken effect; only a barrier's home speaks for all of them
+		}
+	case Ask:
+	case Commit, Undo:
+		refused = refused && m.s.Spec.Plan.Refusal == RefusalEnds
+	case Tell:
+		refused = refused && m.s.Spec.Plan.Refusal != RefusalRetries
+	default:
+		panic("txn: answer of an unknown op")
+	}
+	return e.Outcome == OK || refused
+}
+
 // askReturned settles the forward call by what a query or the barrier's home knows of it.
 func (m *Machine) askReturned(now time.Time, e Returned, landed bool) {
-	if m.s.branch(e.Branch).Known[Forward].Outcome != None {
-		return
-	}
+	b := m.s.branch(e.Branch)
+	refused := e.Outcome == Refused && (b.Home != "" || !m.inFlight(b.ID, Forward)) // called again meanwhile: too early to say
 	switch {
-	case e.Outcome == OK || e.Outcome == Refused:
-		m.land(e.Branch, Forward)
+	case e.Outcome == OK || refused:
 		m.log(Settled{Branch: e.Branch, Op: Forward, Outcome: e.Outcome, Result: e.Result, Cause: e.Cause})
 	case e.Outcome == None && m.s.Decided():
 		m.log(Halted{e.Branch, Ask, e.Cause})
+	case e.Outcome == None && m.want != nil:
+		m.decide(false, "nobody knows what branch "+e.Branch+" did", nil)
 	case landed:
 		m.again(now, e)
 	}
@@ -70,8 +97,11 @@ func (m *Machine) again(now time.Time, e Returned) {
 		m.log(Halted{e.Branch, e.Op, e.Cause})
 		return
 	}
-	m.log(Deferred{Branch: e.Branch, Op: e.Op, Attempt: n, Since: since, Until: now.Add(r.after(n, e.Outcome)),
-		Outcome: e.Outcome, Cause: e.Cause})
+	until := now.Add(r.after(n, e.Outcome))
+	if e.Op == Forward && !m.s.Spec.Plan.Drives {
+		until = now // nobody here tries again
+	}
+	m.log(Deferred{Branch: e.Branch, Op: e.Op, Attempt: n, Since: since, Until: until, Outcome: e.Outcome, Cause: e.Cause})
 }
 
 func (m *Machine) retry(id string) Retry {

@@ -24,6 +24,7 @@ type BranchState struct {
 	Left   bool
 	Stands bool // fixed by the decision: kept, and committed if it has a commit op
 	Undone bool // fixed by the decision: to be undone
+	Doubt  bool // called again while an earlier call was unanswered: a refusal speaks of one of the calls only
 }
 
 // State is exactly the fold of the records (L4).
@@ -58,7 +59,7 @@ func (s *State) Apply(r Record) {
 			s.Branches = append(s.Branches, BranchState{Branch: b})
 		}
 	case Enlisted:
-		s.Branches = append(s.Branches, BranchState{Branch: r.Branch})
+		s.applyEnlisted(r)
 	case Left:
 		s.branch(r.Branch).Left = true
 	case Extended:
@@ -82,6 +83,17 @@ func (s *State) Apply(r Record) {
 	default:
 		panic("txn: record of an unknown kind")
 	}
+}
+
+func (s *State) applyEnlisted(r Enlisted) {
+	b := s.Find(r.Branch.ID)
+	if b == nil {
+		s.Branches = append(s.Branches, BranchState{Branch: r.Branch})
+		return
+	}
+	f := &b.Known[Forward]
+	b.Doubt = b.Doubt || f.Outcome == None
+	*f = OpState{Attempt: f.Attempt, Since: f.Since, Cause: f.Cause}
 }
 
 func (s *State) applyDecided(r Decided) {

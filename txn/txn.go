@@ -116,7 +116,7 @@ type (
 
 	// Enlist adds a branch. Calling says that the enlister makes the forward call itself, now: it is in flight
 	// until Returned, the branch's Timeout or a restart. Answered records a forward that is already done, such
-	// as a held call or a client-driven one.
+	// as a held call or a client-driven one; a repeat may bring it later. The machine keeps the slices.
 	Enlist struct {
 		Branch   Branch
 		Calling  bool
@@ -188,7 +188,8 @@ type (
 		Spec    Spec      `cbor:"1,keyasint"`
 		Expires time.Time `cbor:"2,keyasint,omitempty"`
 	}
-	// Enlisted adds a branch with its id and order settled.
+	// Enlisted adds a branch with its id and order settled. For a branch that is there it says that its forward
+	// call, refused or not answered so far, leaves once more: it is unanswered again.
 	Enlisted struct {
 		Branch Branch `cbor:"1,keyasint"`
 	}
