@@ -1,0 +1,223 @@
+package policies
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"txmesh/txn"
+)
+
+// Outcome judges the answer of one op: the rule's own outcome rules first, then the built-in table. req is the
+// request of a forward call and may be nil for the other ops; res is nil when no answer came. The cause is for
+// people; it is empty for OK.
+func (c *Call) Outcome(o txn.Op, req, res *Message) (out txn.Outcome, cause string) {
+	if res == nil {
+		return txn.Unknown, "no answer"
+	}
+	rules, s, err := c.judgement(o, req, res)
+	if err != nil {
+		return txn.Unknown, err.Error()
+	}
+	for _, r := range rules {
+		yes, err := r.when.evalBool(s)
+		if errors.Is(err, errMissing) {
+			continue
+		}
+		if err != nil {
+			return txn.Unknown, fmt.Sprintf("answered %d; outcome rule: %v", res.Status, err)
+		}
+		if yes {
+			return r.is, because(r.is, fmt.Sprintf("answered %d and %s", res.Status, r.when.text))
+		}
+	}
+	out = c.table(o)(res.Status)
+	return out, because(out, fmt.Sprintf("answered %d", res.Status))
+}
+
+func because(out txn.Outcome, cause string) string {
+	if out == txn.OK {
+		return ""
+	}
+	return cause
+}
+
+// judgement builds what the outcome rules of an op can see.
+func (c *Call) judgement(o txn.Op, req, res *Message) ([]outcomeRule, scope, error) {
+	rules, reads := c.outcome, c.reads
+	if o != txn.Forward {
+		if !c.Has(o) {
+			return nil, nil, nil
+		}
+		rules, reads = c.ops[o].outcome, c.ops[o].reads
+	}
+	if len(rules) == 0 {
+		return nil, nil, nil
+	}
+	s, err := reads.response(res)
+	if err != nil {
+		return nil, nil, fmt.Errorf("answered %d; %w", res.Status, err)
+	}
+	if o == txn.Forward && req != nil {
+		asked, err := reads.request(req, c.match.pattern)
+		if err != nil {
+			return nil, nil, err
+		}
+		for k, v := range asked {
+			s[k] = v
+		}
+	}
+	return rules, s, nil
+}
+
+// table picks the built-in table of an op. A held call is taken as soon as it is accepted, as a forward is.
+func (c *Call) table(o txn.Op) func(code int) txn.Outcome {
+	switch {
+	case o == txn.Forward, o == txn.Commit && c.Kind == Hold:
+		return forwardOutcome
+	case o == txn.Ask:
+		return askOutcome
+	}
+	return settleOutcome
+}
+
+// forwardOutcome is the table for the work itself. What could have taken effect is never refused.
+func forwardOutcome(code int) txn.Outcome {
+	switch {
+	case code >= 200 && code <= 299:
+		return txn.OK
+	case code == 425:
+		return txn.Pending
+	case code == 408, code == 429:
+		return txn.Unknown
+	case code >= 400 && code <= 499:
+		return txn.Refused
+	}
+	return txn.Unknown
+}
+
+// settleOutcome is the table for undo, confirm and cancel: gone counts as done, accepted as not yet done.
+func settleOutcome(code int) txn.Outcome {
+	switch code {
+	case 410:
+		return txn.OK
+	case 202:
+		return txn.Pending
+	}
+	return forwardOutcome(code)
+}
+
+// askOutcome is the table for a query, whose refusal means that the forward had no effect. Only "not found" and
+// "gone" say so; a query that was itself turned away says nothing.
+func askOutcome(code int) txn.Outcome {
+	switch {
+	case code == 404, code == 410:
+		return txn.Refused
+	case code == 202, code == 425:
+		return txn.Pending
+	case code >= 200 && code <= 299:
+		return txn.OK
+	}
+	return txn.Unknown
+}
+
+// Query reads a query's answer. OK means that the forward took effect, and answer is what RecordAnswer would have
+// kept of its lost response. Refused means that it was not found, which may still be early: see AbsentAfter. The
+// cause is for people. An error means that the record itself cannot be read.
+func (c *Call) Query(request []byte, res *Message) (out txn.Outcome, answer []byte, cause string, err error) {
+	s, err := c.recall(request, nil)
+	if err != nil {
+		return txn.Unknown, nil, "", fmt.Errorf("read the query's answer for %s: %w", c.Name, err)
+	}
+	out, cause = c.Outcome(txn.Ask, nil, res)
+	if out != txn.OK {
+		return out, nil, cause, nil
+	}
+	found, out, cause := c.selected(s, res)
+	if out != txn.OK {
+		return out, nil, cause, nil
+	}
+	values, err := c.standIn(found, res)
+	if err != nil {
+		return txn.Unknown, nil, fmt.Sprintf("answered %d; %v", res.Status, err), nil
+	}
+	answer, err = encodeJSON(values)
+	if err != nil {
+		return txn.Unknown, nil, "", fmt.Errorf("keep the query's answer for %s: %w", c.Name, err)
+	}
+	return txn.OK, answer, "", nil
+}
+
+// selected applies `answer`. Nothing is found when a list is too short or the last field is not there; an answer of
+// another shape is no answer.
+func (c *Call) selected(s scope, res *Message) (any, txn.Outcome, string) {
+	body, err := decodeBody(res)
+	if err != nil {
+		return nil, txn.Unknown, fmt.Sprintf("answered %d; read response.body: %v", res.Status, err)
+	}
+	if c.answer == nil {
+		return body, txn.OK, ""
+	}
+	seen, err := c.answer.reads.response(res)
+	if err != nil {
+		return nil, txn.Unknown, fmt.Sprintf("answered %d; %v", res.Status, err)
+	}
+	for k, v := range s {
+		if k != "response" {
+			seen[k] = v
+		}
+	}
+	v, err := c.answer.eval(seen)
+	switch {
+	case err != nil && isAbsent(err):
+		return nil, txn.Refused, fmt.Sprintf("%s selects nothing", c.answer.text)
+	case err != nil:
+		return nil, txn.Unknown, fmt.Sprintf("answered %d; answer: %v", res.Status, err)
+	}
+	switch v := v.(type) {
+	case nil:
+		return nil, txn.Refused, fmt.Sprintf("%s is null", c.answer.text)
+	case bool:
+		if !v {
+			return nil, txn.Refused, fmt.Sprintf("%s is false", c.answer.text)
+		}
+		return body, txn.OK, ""
+	case []any:
+		if len(v) == 0 {
+			return nil, txn.Refused, fmt.Sprintf("%s is empty", c.answer.text)
+		}
+	case json.Number, string, map[string]any:
+	}
+	return v, txn.OK, ""
+}
+
+func isAbsent(err error) bool {
+	if m, ok := errors.AsType[*missing](err); ok {
+		return m.item || m.last
+	}
+	return errors.Is(err, errItem)
+}
+
+// standIn puts what the query found in the place of the forward's response body.
+func (c *Call) standIn(found any, res *Message) (map[string]any, error) {
+	stand := *res
+	body, err := encodeJSON(found)
+	if err != nil {
+		return nil, err
+	}
+	stand.Body = body
+	stand.Header = func(name string) string {
+		switch name {
+		case "content-type":
+			return "application/json"
+		case "content-encoding":
+			return ""
+		}
+		return res.header(name)
+	}
+	values, err := c.recorded.response(&stand)
+	if err != nil {
+		return nil, err
+	}
+	return values, c.judgeUndo(values, &stand)
+}
