@@ -21,7 +21,7 @@ func (s *session) send(t target) *Error {
 	}
 	endpoint := t.port.Endpoint
 	for i := 1; ; i++ {
-		err := s.open(endpoint)
+		err := s.open(endpoint, false)
 		if err == nil {
 			break
 		}
@@ -75,15 +75,15 @@ func (s *session) compose() *Error {
 	return nil
 }
 
-// open finds a connection and writes out. A kept connection that takes no byte is replaced by a new one.
-func (s *session) open(endpoint string) *Error {
+// open finds a connection (with fresh, a new one) and writes out. A kept connection that takes no byte is replaced by a new one.
+func (s *session) open(endpoint string, fresh bool) *Error {
 	ctx := s.srv.ctx
 	if !s.deadline.IsZero() {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithDeadline(ctx, s.deadline)
 		defer cancel()
 	}
-	for fresh := false; ; fresh = true {
+	for ; ; fresh = true {
 		u, err := s.srv.pool.get(ctx, endpoint, fresh)
 		if err != nil {
 			return &Error{Endpoint: endpoint, fault: faultUnreachable, cause: err}
@@ -215,7 +215,10 @@ func (s *session) relay() bool {
 	} else {
 		s.out = append(s.out, s.res.wire...)
 	}
-	s.started = true
+	if s.ticket != nil && !s.deadline.IsZero() {
+		s.conn.SetWriteDeadline(s.deadline)        //nolint:errcheck // a closed connection shows in Write
+		defer s.conn.SetWriteDeadline(time.Time{}) //nolint:errcheck // as above
+	}
 	if err := s.copyBody(unchunk); err != nil {
 		return s.breakResponse(err)
 	}
@@ -236,6 +239,7 @@ func (s *session) copyBody(unchunk bool) *Error {
 			p = p[:n]
 		}
 		if err != nil {
+			s.deliver(p)
 			return s.broken(err)
 		}
 		if b.done {

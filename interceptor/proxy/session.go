@@ -30,7 +30,6 @@ type session struct {
 	outlive  bool
 	deadline time.Time // of the exchange; zero: none
 	up       *upstream
-	started  bool // something of the final response has left
 	lost     bool // the client takes no more
 
 	uploading chan struct{} // closed when the uploader has ended; nil: there is none
@@ -56,6 +55,7 @@ func (s *session) serve() {
 	for {
 		end, err := s.nextHead()
 		if err != nil {
+			s.req.head.method = nil // of the request before
 			s.refuse(err)
 			break
 		}
@@ -95,6 +95,9 @@ func (s *session) nextHead() (int, *Error) {
 		if len(p) > 0 && !slow {
 			slow = true
 			s.conn.SetReadDeadline(time.Now().Add(l.HeaderTime)) //nolint:errcheck // as above
+			if s.srv.draining.Load() {
+				return 0, nil
+			}
 		}
 		if len(p) == len(s.in.buf) {
 			s.in.widen(2 * len(p))
@@ -121,7 +124,7 @@ func (s *session) begin() {
 	s.res.reset()
 	s.res.streamed = false
 	s.ticket, s.outlive, s.deadline = nil, false, time.Time{}
-	s.up, s.started, s.lost = nil, false, false
+	s.up, s.lost = nil, false
 	s.uploaded.Store(false)
 	s.finishing.Store(false)
 	s.cause.Store(nil)

@@ -14,7 +14,7 @@ func (s *session) switchProtocols() bool {
 		return s.reply(a)
 	}
 	s.stopUpload(false)
-	if cause := s.cause.Load(); cause != nil {
+	if s.cause.Load() != nil || !s.uploaded.Load() {
 		s.drop()
 		return false
 	}
@@ -32,7 +32,7 @@ func (s *session) connect(t target) bool {
 	s.out = s.out[:0]
 	endpoint := t.port.Endpoint
 	for i := 1; ; i++ {
-		err := s.open(endpoint)
+		err := s.open(endpoint, true)
 		if err == nil {
 			break
 		}

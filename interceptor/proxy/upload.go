@@ -68,11 +68,11 @@ func (s *session) sendBody(u *upstream) bool {
 			s.breakOff(u, &Error{fault: faultBodySize, sent: true})
 			return false
 		}
+		s.in.discard(n) // now, not after the write: body and buffer must agree, whatever becomes of it
 		if n > 0 {
 			if _, err := u.conn.Write(p[:n]); err != nil {
 				return false
 			}
-			s.in.discard(n)
 		}
 		if s.req.body.done {
 			return true
