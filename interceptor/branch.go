@@ -109,7 +109,7 @@ func (g *Gate) contextless(r Request, rule *policies.Call, ambiguous bool) Verdi
 		if g.Observe.ContextAmbiguous != nil {
 			g.Observe.ContextAmbiguous(rule.Name)
 		}
-		if rule.Ambiguous == policies.AmbiguousReject {
+		if rule.Ambiguous == policies.Refuse {
 			return Verdict{Answer: problem(CodeAmbiguous, "rule "+rule.Name+": two transactions in flight share its trace-id", "")}
 		}
 	}
@@ -117,7 +117,7 @@ func (g *Gate) contextless(r Request, rule *policies.Call, ambiguous bool) Verdi
 	if inFlight && !ambiguous && g.Observe.ContextLost != nil {
 		g.Observe.ContextLost(rule.Name)
 	}
-	if rule.Required == policies.RequiredAlways || rule.Required == policies.RequiredInFlight && inFlight && !ambiguous {
+	if rule.Required == policies.Always || rule.Required == policies.InFlight && inFlight && !ambiguous {
 		return Verdict{Answer: problem(CodeLost, "rule "+rule.Name+" makes this call a branch, and it names no transaction", "")}
 	}
 	strip(r)
@@ -136,7 +136,7 @@ type branchExchange struct {
 // branch has a call journaled before it leaves (L2).
 func (g *Gate) branch(ctx context.Context, p Port, r Request, rule *policies.Call, j joined) Verdict {
 	reads := rule.Reads()
-	msg, tooLarge := g.requestMessage(r, reads.RequestBody || rule.Kind == policies.KindHold)
+	msg, tooLarge := g.requestMessage(r, reads.RequestBody || rule.Kind == policies.Hold)
 	if tooLarge != nil {
 		return Verdict{Answer: tooLarge}
 	}
@@ -144,8 +144,8 @@ func (g *Gate) branch(ctx context.Context, p Port, r Request, rule *policies.Cal
 	if err != nil {
 		return Verdict{Answer: problem(CodeRule, "rule "+rule.Name+": "+err.Error(), j.context.ID)}
 	}
-	e := txn.Enlist{Branch: b, Calling: rule.Kind != policies.KindHold}
-	if rule.Kind == policies.KindHold {
+	e := txn.Enlist{Branch: b, Calling: rule.Kind != policies.Hold}
+	if rule.Kind == policies.Hold {
 		e.Answered = txn.OK
 	}
 	placed, err := g.Branches.Enlist(ctx, j.context.ID, e)
@@ -153,7 +153,7 @@ func (g *Gate) branch(ctx context.Context, p Port, r Request, rule *policies.Cal
 		return g.notEnlisted(r, rule, j, err)
 	}
 	name := BranchName(j.context.ID, placed.Branch)
-	if rule.Kind == policies.KindHold {
+	if rule.Kind == policies.Hold {
 		return Verdict{Answer: &Answer{Status: 202, Header: [][2]string{{"content-length", "0"},
 			{HeaderID, string(j.context.ID)}, {HeaderBranch, name}}}}
 	}
@@ -215,11 +215,11 @@ func (g *Gate) newBranch(p Port, r Request, rule *policies.Call, msg *policies.M
 	for _, op := range [...]txn.Op{txn.Commit, txn.Undo, txn.Ask} {
 		b.Ops[op] = has(rule.Has(op))
 	}
-	if rule.Kind == policies.KindHold {
+	if rule.Kind == policies.Hold {
 		b.InOrder = true
 		return b, nil
 	}
-	if rule.Barrier == policies.BarrierProxy || rule.Barrier == policies.BarrierKey {
+	if rule.Barrier == policies.Proxy || rule.Barrier == policies.Key {
 		b.Home, _ = g.Peers.HomeOf(p.Endpoint)
 	}
 	b.Unanswered, b.Ops[txn.Ask] = unanswered(rule, b)
@@ -235,9 +235,9 @@ func unanswered(rule *policies.Call, b txn.Branch) (txn.Resolve, []byte) {
 		ask = has(true)
 	}
 	switch {
-	case rule.OnUnknown == policies.OnUnknownUndo || rule.Barrier == policies.BarrierDatabase:
+	case rule.OnUnknown == txn.ResolveUndo || rule.Barrier == policies.Database:
 		return txn.ResolveUndo, ask
-	case rule.OnUnknown == policies.OnUnknownStop || ask == nil:
+	case rule.OnUnknown == txn.ResolveStop || ask == nil:
 		return txn.ResolveStop, ask
 	default:
 		return txn.ResolveAsk, ask
@@ -297,7 +297,7 @@ func (g *Gate) notEnlisted(r Request, rule *policies.Call, j joined, err error) 
 	id := j.context.ID
 	switch {
 	case errors.Is(err, txn.ErrDecided), errors.Is(err, txn.ErrUnknown):
-		if rule.Async == policies.AsyncDetach {
+		if rule.Async == policies.Detach {
 			strip(r)
 			return Verdict{}
 		}

@@ -166,7 +166,7 @@ func mapKeys(h http.Header) func(func(string) bool) {
 func (g *Gate) runForward(ctx context.Context, r Request, c carried, branch string) Verdict {
 	x := &servedExchange{branch: branch, serving: &serving{context: c.context}}
 	x.row = row{State: barrier.Running, Deadline: c.context.Expires, Method: r.Method(), Path: r.Path()}
-	if rule := g.Policies.Current().Call(g.ownTarget(r)); rule != nil && rule.Barrier == policies.BarrierKey {
+	if rule := g.Policies.Current().Call(g.ownTarget(r)); rule != nil && rule.Barrier == policies.Key {
 		x.row.Request = g.repeatable(r)
 	}
 	r.DelHeader(HeaderHome)

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"strconv"
-	"time"
 
 	"github.com/fxamacker/cbor/v2"
 
@@ -221,7 +220,7 @@ func (x *rootExchange) judge(g *Gate, res Response, err error) (d txn.Decide, ow
 // settle waits as long as the start rule's reply says.
 func (x *rootExchange) settle(ctx context.Context, g *Gate, s txn.State) txn.State {
 	reply := x.start.Reply
-	if s.Commit && reply.OnCommit == policies.ReplyAtDecision || !s.Commit && reply.OnAbort == policies.ReplyAtDecision {
+	if s.Commit && reply.OnCommit == policies.AtDecision || !s.Commit && reply.OnAbort == policies.AtDecision {
 		return s
 	}
 	ctx, cancel := context.WithTimeout(ctx, reply.Max)
@@ -243,7 +242,7 @@ func (x *rootExchange) reply(g *Gate, res Response, s txn.State, agreed bool, un
 		return nil
 	case s.Phase == txn.Stuck:
 		return problem(CodeStuck, stuckCause(s), x.id, status)
-	case s.Phase == txn.Aborting && x.start.Reply.OnAbort == policies.ReplyAfterUndo:
+	case s.Phase == txn.Aborting && x.start.Reply.OnAbort == policies.AfterUndo:
 		a := problem(CodeStillUndo, "aborted: "+s.Reason, x.id, status, [2]string{"retry-after", "5"})
 		if g.PublicURL != "" {
 			a.Header = append(a.Header, [2]string{"location", g.PublicURL + "/v1/transactions/" + string(x.id)})
