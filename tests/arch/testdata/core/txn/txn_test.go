@@ -1,0 +1,5 @@
+package txn
+
+import "time"
+
+func clockOfTests() time.Time { return time.Now() }

@@ -1,0 +1,4 @@
+// Command x has a form of its own.
+package main
+
+func main() {}

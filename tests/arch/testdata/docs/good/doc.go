@@ -1,0 +1,2 @@
+// Package good is documented in one of its files.
+package good

@@ -1,0 +1,4 @@
+package txlog
+
+// Tests may import what they need.
+import _ "txmesh/policies"

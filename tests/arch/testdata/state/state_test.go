@@ -1,0 +1,3 @@
+package state
+
+var seen = map[string]bool{}

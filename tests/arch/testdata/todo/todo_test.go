@@ -1,0 +1,3 @@
+package todo
+
+// XXX in a test // want `XXX without the number of an issue in brackets`
