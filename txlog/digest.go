@@ -40,7 +40,7 @@ func (d *Digest) Apply(e Entry) {
 	case txn.Left:
 		s.Branches--
 	case txn.Decided:
-		d.commit, s.Reason = r.Commit, r.Reason
+		d.commit, s.Reason = r.Commit, clip(r.Reason)
 		s.Phase = d.settling()
 	case txn.Halted:
 		if d.halted == nil {
@@ -60,6 +60,16 @@ func (d *Digest) Apply(e Entry) {
 	default:
 		panic(fmt.Sprintf("txlog: record of an unknown kind %T", r))
 	}
+}
+
+// reasonBytesMax bounds the reason in a summary; the whole of it is in the record.
+const reasonBytesMax = 512
+
+func clip(reason string) string {
+	if len(reason) <= reasonBytesMax {
+		return reason
+	}
+	return strings.ToValidUTF8(reason[:reasonBytesMax], "")
 }
 
 func (d *Digest) settling() txn.Phase {

@@ -1,0 +1,171 @@
+package badger
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// memlog watches the write-ahead logs of Badger's memtables, NNNNN.mem, for what Badger leaves to its user when
+// SyncWrites is off. Badger writes to the newest; when that is full, the next write begins another, and db.Sync
+// syncs that one only:
+//
+//  1. an append without sync goes to log 7, which is now full;
+//  2. an append with sync begins log 8 and goes there; db.Sync makes log 8 durable;
+//  3. the power fails before the table of log 7 is written: the first append is lost, although the second,
+//     which was acknowledged after it, is found.
+//
+// So the committer asks after each write whether a log was begun, and makes the former one durable before it
+// acknowledges anything. Second, Badger maps its logs as sparse files: on a full disk a store into the mapping
+// ends the process with SIGBUS. So the file of the next log is made ahead, with all the blocks that Badger can
+// touch, but of length zero: Badger takes that for a new file. The length tells that it was begun.
+type memlog struct {
+	dir    string
+	bytes  int64 // that a log can grow to
+	fid    int   // of the active log
+	active *os.File
+	next   *os.File
+	begun  int // logs begun since the store was opened
+}
+
+const memSuffix = ".mem"
+
+func memPath(dir string, fid int) string {
+	return filepath.Join(dir, fmt.Sprintf("%05d%s", fid, memSuffix))
+}
+
+// openMemlog takes over from a freshly opened database: its newest log is the active one.
+func openMemlog(dir string, bytes int64) (*memlog, error) {
+	fids, err := memFids(dir)
+	if err != nil {
+		return nil, err
+	}
+	if len(fids) == 0 {
+		return nil, fmt.Errorf("%s holds no *%s file after opening: another layout than that of badger v4", dir, memSuffix)
+	}
+	m := &memlog{dir: dir, bytes: bytes, fid: fids[0]}
+	for _, fid := range fids {
+		m.fid = max(m.fid, fid)
+	}
+	if m.active, err = os.OpenFile(memPath(dir, m.fid), os.O_RDWR, 0); err != nil {
+		return nil, fmt.Errorf("open log: %w", err)
+	}
+	if err := fallocate(m.active, 0, bytes); err != nil {
+		return nil, errors.Join(fmt.Errorf("allocate log: %w", full(err)), m.active.Close())
+	}
+	if err := m.prepare(); err != nil {
+		return nil, errors.Join(err, m.active.Close())
+	}
+	return m, nil
+}
+
+func memFids(dir string) ([]int, error) {
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("list store: %w", err)
+	}
+	var fids []int
+	for _, f := range files {
+		name, ok := strings.CutSuffix(f.Name(), memSuffix)
+		if !ok {
+			continue
+		}
+		fid, err := strconv.Atoi(name)
+		if err != nil {
+			return nil, fmt.Errorf("store %s: file %q does not belong there; move it away", dir, f.Name())
+		}
+		fids = append(fids, fid)
+	}
+	return fids, nil
+}
+
+// prepare makes the file of the next log. Its name is durable before Badger writes to it.
+func (m *memlog) prepare() error {
+	f, err := os.OpenFile(memPath(m.dir, m.fid+1), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("make next log: %w", full(err))
+	}
+	if err := fallocate(f, unix.FALLOC_FL_KEEP_SIZE, m.bytes); err != nil {
+		return errors.Join(fmt.Errorf("allocate next log: %w", full(err)), f.Close(), os.Remove(f.Name()))
+	}
+	if err := syncDir(m.dir); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	m.next = f
+	return nil
+}
+
+// ready reports whether the next log has its blocks. After a full disk it tries again to get them.
+func (m *memlog) ready() error {
+	if m.next != nil {
+		return nil
+	}
+	return m.prepare()
+}
+
+// rotated looks whether the last write began the next log. If so the former one is made durable, whatever is
+// still in it: this is rare, so it does not ask. That the next but one cannot be made is not an error here; ready
+// tells before it matters.
+func (m *memlog) rotated() (bool, error) {
+	if m.next == nil {
+		return false, nil
+	}
+	st, err := m.next.Stat()
+	if err != nil {
+		return false, fmt.Errorf("look at next log: %w", err)
+	}
+	if st.Size() == 0 {
+		return false, nil
+	}
+	// The log may be gone already, its table being durable; then this syncs a file without a name.
+	if err := unix.Fdatasync(int(m.active.Fd())); err != nil {
+		return true, fmt.Errorf("sync former log %d: %w", m.fid, err)
+	}
+	if err := m.active.Close(); err != nil {
+		return true, fmt.Errorf("close former log %d: %w", m.fid, err)
+	}
+	m.active, m.next, m.fid = m.next, nil, m.fid+1
+	m.begun++
+	_ = m.prepare() // ready tries again
+	return true, nil
+}
+
+// close removes the file made ahead, which Badger would not open.
+func (m *memlog) close() error {
+	err := m.active.Close()
+	if m.next != nil {
+		err = errors.Join(err, m.next.Close(), os.Remove(m.next.Name()))
+	}
+	return err
+}
+
+// removeEmpty removes files of length zero, before Badger sees them: logs made ahead, and what a crash between
+// truncation and removal leaves. Badger opens none of them and they hold nothing.
+func removeEmpty(dir string) error {
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("list store: %w", err)
+	}
+	for _, f := range files {
+		name := f.Name()
+		if !strings.HasSuffix(name, memSuffix) && !strings.HasSuffix(name, ".vlog") {
+			continue
+		}
+		st, err := f.Info()
+		if err != nil {
+			return fmt.Errorf("list store: %w", err)
+		}
+		if st.Size() > 0 {
+			continue
+		}
+		if err := os.Remove(filepath.Join(dir, name)); err != nil {
+			return fmt.Errorf("remove empty file: %w", err)
+		}
+	}
+	return nil
+}
