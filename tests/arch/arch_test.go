@@ -27,6 +27,7 @@ func rules() []rule {
 		{"state", state},
 		{"todo", todo},
 		{"paths", paths},
+		{"records", records},
 	}
 }
 

@@ -1,7 +1,9 @@
 package arch
 
 import (
+	"fmt"
 	"go/ast"
+	"path"
 	"regexp"
 	"strings"
 )
@@ -57,13 +59,13 @@ func size(t tree) ([]finding, error) {
 // todo wants the number of an issue on every promise.
 func todo(t tree) ([]finding, error) {
 	word := regexp.MustCompile(`\b(TODO|FIXME|XXX)\b`)
-	numbered := regexp.MustCompile(`\bTODO\(#\d+\)`)
+	withNumber := regexp.MustCompile(`\bTODO\(#\d+\)`)
 	var found []finding
 	for _, s := range t.files {
 		for _, group := range s.ast.Comments {
 			for _, c := range group.List {
 				for i, line := range strings.Split(c.Text, "\n") {
-					if w := word.FindString(line); w != "" && !numbered.MatchString(line) {
+					if w := word.FindString(line); w != "" && !withNumber.MatchString(line) {
 						found = append(found, finding{s.path, t.line(c.Pos()) + i, w + " without the number of an issue in brackets"})
 					}
 				}
@@ -86,3 +88,27 @@ func paths(t tree) ([]finding, error) {
 	}
 	return found, nil
 }
+
+// records wants every decision in the index of its folder, under the title that it has itself.
+func records(t tree) ([]finding, error) {
+	var found []finding
+	var index string
+	for _, x := range t.texts {
+		if x.path == "docs/adr/README.md" {
+			index = strings.Join(x.lines, "\n")
+		}
+	}
+	for _, x := range t.texts {
+		number, title, ok := strings.Cut(strings.TrimPrefix(x.lines[0], "# "), ". ")
+		if path.Dir(x.path) != "docs/adr" || !numbered(path.Base(x.path)) {
+			continue
+		}
+		title, _, _ = strings.Cut(title, " <!--")
+		if line := fmt.Sprintf("| [%s](%s) | %s |", number, path.Base(x.path), title); !ok || !strings.Contains(index, line) {
+			found = append(found, finding{x.path, 1, "not in docs/adr/README.md: " + line})
+		}
+	}
+	return found, nil
+}
+
+func numbered(name string) bool { return len(name) > 5 && strings.Trim(name[:4], "0123456789") == "" }
