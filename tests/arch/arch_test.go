@@ -28,6 +28,7 @@ func rules() []rule {
 		{"todo", todo},
 		{"paths", paths},
 		{"records", records},
+		{"links", links},
 	}
 }
 

@@ -3,7 +3,9 @@ package arch
 import (
 	"fmt"
 	"go/ast"
+	"os"
 	"path"
+	"path/filepath"
 	"regexp"
 	"strings"
 )
@@ -112,3 +114,25 @@ func records(t tree) ([]finding, error) {
 }
 
 func numbered(name string) bool { return len(name) > 5 && strings.Trim(name[:4], "0123456789") == "" }
+
+// links wants the file behind every relative link of a document.
+func links(t tree) ([]finding, error) {
+	link := regexp.MustCompile(`\]\(([^)#\s]+)(?:#[^)]*)?\)`)
+	var found []finding
+	for _, x := range t.texts {
+		if path.Ext(x.path) != ".md" {
+			continue
+		}
+		for i, line := range x.lines {
+			for _, m := range link.FindAllStringSubmatch(line, -1) {
+				if strings.Contains(m[1], "://") || strings.HasPrefix(m[1], "mailto:") {
+					continue
+				}
+				if _, err := os.Stat(filepath.Join(t.root, path.Dir(x.path), m[1])); err != nil {
+					found = append(found, finding{x.path, i + 1, "link to " + m[1] + ", which does not exist"})
+				}
+			}
+		}
+	}
+	return found, nil
+}

@@ -6,7 +6,8 @@ import (
 )
 
 // state refuses what two of us in one process would share: init functions and package variables that can change.
-// Errors, patterns, values computed once and unexported tables that nothing writes to are constants by another name.
+// Errors, patterns, dates, values computed once and unexported tables that nothing writes to are constants by
+// another name.
 func state(t tree) ([]finding, error) {
 	packages := map[string][]source{}
 	for _, s := range t.files {
@@ -64,7 +65,7 @@ func mutable(name string, value ast.Expr, written map[string]bool) string {
 	switch value := value.(type) {
 	case *ast.CallExpr:
 		switch callee(value) {
-		case "errors.New", "fmt.Errorf", "regexp.MustCompile", "sync.OnceValue", "sync.OnceValues":
+		case "errors.New", "fmt.Errorf", "regexp.MustCompile", "sync.OnceValue", "sync.OnceValues", "time.Date":
 			return ""
 		}
 		return "holds the result of a call: make it a field or a function"

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"regexp"
 	"sync"
+	"time"
 )
 
 // Values by another name.
 var (
 	ErrGone = errors.New("gone")
 	word    = regexp.MustCompile(`\w+`)
+	epoch   = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	version = "unknown"
 	options = sync.OnceValue(func() int { return 1 })
 	table   = []string{"a", "b"}
