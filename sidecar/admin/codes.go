@@ -1,0 +1,91 @@
+package admin
+
+import (
+	"encoding/json"
+	"net/http"
+
+	"txmesh/interceptor"
+	"txmesh/txn"
+)
+
+// Code is one row of the table of refusals: TXM0300 to TXM0349. docs/reference/codes.md has a paragraph for each.
+type Code struct {
+	Code   string
+	Status int
+	Title  string
+	Remedy string
+}
+
+// The codes. A number is for ever.
+const (
+	codeUnauthorized = "TXM0300"
+	codeMalformed    = "TXM0301"
+	codeValue        = "TXM0302"
+	codeNotFound     = "TXM0303"
+	codeDecided      = "TXM0304"
+	codeRooted       = "TXM0305"
+	codeNotWaiting   = "TXM0306"
+	codeNoOp         = "TXM0307"
+	codeNotTaking    = "TXM0308"
+	codeJournal      = "TXM0309"
+	codeRoute        = "TXM0310"
+	codeMethod       = "TXM0311"
+	codeTooLarge     = "TXM0312"
+	codeNotReady     = "TXM0313"
+)
+
+// Codes returns the table, in the order of the numbers.
+func Codes() []Code {
+	return []Code{
+		{codeUnauthorized, 401, "the API needs its token", "send Authorization: Bearer with the content of token-file; the sidecar logs its path at start"},
+		{codeMalformed, 400, "request body is malformed", "send the JSON object that docs/reference/api.md shows"},
+		{codeValue, 400, "a value is not allowed", "correct the value that the detail names"},
+		{codeNotFound, 404, "no such transaction", "check the id; finished transactions are forgotten after the retention"},
+		{codeDecided, 409, "transaction is already decided otherwise", "read its status; a decision never changes"},
+		{codeRooted, 409, "transaction is decided by its own door", "let the answer to its root request decide, or abort it"},
+		{codeNotWaiting, 409, "op does not wait for an operator", "read the transaction again: the op is done, in flight or not yet due"},
+		{codeNoOp, 404, "no such branch, op or act", "read the transaction: it lists its branches with their ops; acts are retry and skip"},
+		{codeNotTaking, 503, "no new transactions are taken", "retry later; open transactions go on"},
+		{codeJournal, 503, "journal does not answer", "retry later; look at the sidecar's log and disk"},
+		{codeRoute, 404, "no such resource", "see docs/reference/api.md"},
+		{codeMethod, 405, "method is not allowed here", "use a method of the Allow header"},
+		{codeTooLarge, 413, "request body is too large", "send at most 64 KiB"},
+		{codeNotReady, 503, "sidecar is not ready", "wait; the detail says for what"},
+	}
+}
+
+// fault is an RFC 9457 answer.
+type fault struct {
+	Type      string `json:"type"`
+	Title     string `json:"title"`
+	Status    int    `json:"status"`
+	Detail    string `json:"detail,omitempty"`
+	Code      string `json:"code"`
+	Tx        txn.ID `json:"tx,omitempty"`
+	Remedy    string `json:"remedy"`
+	Retryable bool   `json:"retryable"`
+}
+
+func problem(code, detail string, id txn.ID) fault {
+	for _, c := range Codes() {
+		if c.Code == code {
+			return fault{"https://txmesh.io/codes#" + code, c.Title, c.Status, detail, code, id, c.Remedy, c.Status == 503}
+		}
+	}
+	panic("admin: code without a row: " + code)
+}
+
+func write(w http.ResponseWriter, f fault) {
+	body, err := json.Marshal(f)
+	if err != nil {
+		panic("admin: problem that is not JSON: " + err.Error())
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set(interceptor.HeaderError, f.Code)
+	if f.Tx != "" {
+		w.Header().Set(interceptor.HeaderID, string(f.Tx))
+	}
+	w.WriteHeader(f.Status)
+	// A client that went away cannot be told.
+	_, _ = w.Write(append(body, '\n'))
+}

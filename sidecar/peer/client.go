@@ -1,0 +1,145 @@
+package peer
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"txmesh/interceptor"
+	"txmesh/policies"
+	"txmesh/txn"
+)
+
+const (
+	// StatusMax is how many ids one Status may ask about.
+	StatusMax = 500
+	// PhaseUnknown is the answer for a transaction that the owner does not know (any more).
+	PhaseUnknown = "unknown"
+)
+
+// Client speaks the protocol to other sidecars over kept connections. It is safe for many goroutines.
+type Client struct {
+	auth    *Auth
+	http    *http.Client
+	address func(ctx context.Context, owner string) (string, error)
+}
+
+// NewClient returns a client that finds the peer port of an owner by address. Each request takes at most timeout.
+func NewClient(auth *Auth, timeout time.Duration, address func(ctx context.Context, owner string) (string, error)) *Client {
+	transport := &http.Transport{
+		DialContext:         (&net.Dialer{Timeout: min(timeout, 2*time.Second)}).DialContext,
+		MaxIdleConnsPerHost: 64,
+		IdleConnTimeout:     time.Minute,
+		DisableCompression:  true,
+	}
+	return &Client{auth: auth, address: address, http: &http.Client{Transport: transport, Timeout: timeout,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
+}
+
+// Close drops idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Identity asks who listens on the peer port at address.
+func (c *Client) Identity(ctx context.Context, address string) (Identity, error) {
+	var id Identity
+	err := c.ask(ctx, "GET", address, "/v1/identity", nil, &id)
+	return id, err
+}
+
+// Enlist relays to the owner. The document goes along if it is not nil.
+func (c *Client) Enlist(ctx context.Context, owner string, id txn.ID, e txn.Enlist, doc *Document) (interceptor.Placed, error) {
+	w := wireEnlist{Tx: id, Branch: wireBranch(e.Branch), Calling: e.Calling, Answered: e.Answered, Result: e.Result}
+	if doc != nil {
+		w.Document = &wireDocument{Hash: doc.Hash, Name: doc.Source.Name, Data: doc.Source.Data}
+	}
+	var p wirePlaced
+	err := c.post(ctx, owner, "/v1/enlist", w, &p)
+	return interceptor.Placed(p), err
+}
+
+// Returned relays to the owner.
+func (c *Client) Returned(ctx context.Context, owner string, id txn.ID, e txn.Returned, durable bool) error {
+	return c.post(ctx, owner, "/v1/returned", wireReturn{Tx: id, Answer: wireReturned(e), Durable: durable}, &struct{}{})
+}
+
+// Settle has a branch settled at its home.
+func (c *Client) Settle(ctx context.Context, call interceptor.HomeCall) (interceptor.HomeReply, error) {
+	var r wireSettled
+	err := c.post(ctx, call.Home, "/v1/settle", settleToWire(call), &r)
+	return settledFromWire(r), err
+}
+
+// Status asks the owner about at most StatusMax of its transactions: their phases, or PhaseUnknown.
+func (c *Client) Status(ctx context.Context, owner string, ids []txn.ID) (map[txn.ID]string, error) {
+	var w wirePhases
+	err := c.post(ctx, owner, "/v1/status", wireStatus{ids}, &w)
+	return w.Phases, err
+}
+
+// Document is a policy document on its way to an owner.
+type Document struct {
+	Hash   string
+	Source policies.Source
+}
+
+func (c *Client) post(ctx context.Context, owner, path string, in, out any) error {
+	address, err := c.address(ctx, owner)
+	if err != nil {
+		return err
+	}
+	body, err := json.Marshal(in)
+	if err != nil {
+		return fmt.Errorf("encode message for %s%s: %w", address, path, err)
+	}
+	return c.ask(ctx, "POST", address, path, body, out)
+}
+
+// ask makes one request. Errors before an answer was believed wrap ErrUnreachable: what became of the request is
+// not known then.
+func (c *Client) ask(ctx context.Context, method, address, path string, body []byte, out any) error {
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+address+path, bytes.NewReader(body))
+	if err != nil {
+		return fmt.Errorf("peer %s: %w", address, err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	nonce := c.auth.Sign(req.Header, method, path, body)
+	res, err := c.http.Do(req)
+	if err != nil {
+		return fmt.Errorf("peer %s: %w: %w", address, ErrUnreachable, err)
+	}
+	answer, err := io.ReadAll(io.LimitReader(res.Body, bodyMax))
+	err = errors.Join(err, res.Body.Close())
+	if err != nil {
+		return fmt.Errorf("peer %s: %w: %w", address, ErrUnreachable, err)
+	}
+	if err := c.auth.CheckReply(res.Header, nonce, res.StatusCode, answer); err != nil {
+		return fmt.Errorf("peer %s answered %d: %w: %w", address, res.StatusCode, ErrUnreachable, err)
+	}
+	if res.StatusCode != 200 {
+		return refused(address, answer)
+	}
+	if err := json.Unmarshal(answer, out); err != nil {
+		return fmt.Errorf("peer %s: decode answer to %s: %w", address, path, err)
+	}
+	return nil
+}
+
+// refused turns a refusal back into the error that caused it.
+func refused(address string, answer []byte) error {
+	var w wireRefusal
+	if err := json.Unmarshal(answer, &w); err != nil {
+		return fmt.Errorf("peer %s: decode refusal: %w", address, err)
+	}
+	for _, k := range refusals() {
+		if k.code == w.Code {
+			return fmt.Errorf("peer %s: %w: %s", address, k.err, w.Text)
+		}
+	}
+	return fmt.Errorf("peer %s refused (%s): %s", address, w.Code, w.Text)
+}

@@ -1,0 +1,313 @@
+package peer
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"txmesh/txlog"
+)
+
+// DirectoryOptions is what a Directory is made of.
+type DirectoryOptions struct {
+	Peers []string                                                         // host:port of their peer ports
+	Ask   func(ctx context.Context, address string) (Identity, error)      // Client.Identity
+	Names func(ctx context.Context, host string) (addrs []string, _ error) // net.Resolver.LookupHost
+	Rows  txlog.Table                                                      // remembers peers over a restart of both sides
+	Every time.Duration                                                    // between rounds; 0: 5 s
+	Now   func() time.Time                                                 // nil: time.Now
+	Log   *slog.Logger
+}
+
+// Directory knows which owner listens where, by asking the configured peers. It implements interceptor.Peers and is
+// safe for many goroutines. What was learned stays valid while a peer is down: owner ids survive restarts.
+type Directory struct {
+	opt DirectoryOptions
+
+	mu       sync.Mutex // guards all below
+	self     Identity
+	learned  map[string]learned // by configured peer
+	owners   map[string]string  // owner -> configured peer
+	inbounds map[string]string  // inbound endpoint -> owner
+	round    chan struct{}      // closed when the running round ends; nil: none runs
+	ended    time.Time          // of the last round
+	fresh    map[string]bool    // peers that answered in it
+}
+
+type learned struct {
+	Identity Identity `json:"identity"`
+	Aliases  []string `json:"aliases"` // endpoints by which callers may know the inbound port
+}
+
+const (
+	roundMax     = time.Second // a round waits no longer for silent peers
+	everyDefault = 5 * time.Second
+)
+
+// NewDirectory returns a directory that knows what was learned before its last end.
+func NewDirectory(ctx context.Context, opt DirectoryOptions) (*Directory, error) {
+	if opt.Now == nil {
+		opt.Now = time.Now
+	}
+	if opt.Every <= 0 {
+		opt.Every = everyDefault
+	}
+	d := &Directory{opt: opt, learned: map[string]learned{}}
+	configured := make(map[string]bool, len(opt.Peers))
+	for _, p := range opt.Peers {
+		configured[p] = true
+	}
+	for row, err := range opt.Rows.Scan(ctx, "") {
+		if err != nil {
+			return nil, fmt.Errorf("read known peers: %w", err)
+		}
+		var l learned
+		if !configured[row.Key] || json.Unmarshal(row.Value, &l) != nil {
+			continue // a peer that was taken out of the configuration, or a row of another release: asked anew
+		}
+		d.learned[row.Key] = l
+	}
+	d.index()
+	return d, nil
+}
+
+// SetSelf says where this sidecar itself listens.
+func (d *Directory) SetSelf(id Identity) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.self = id
+	d.index()
+}
+
+// Self returns what SetSelf said.
+func (d *Directory) Self() Identity {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.self
+}
+
+// Run asks all peers again and again until ctx ends.
+func (d *Directory) Run(ctx context.Context) {
+	tick := time.NewTicker(d.opt.Every)
+	defer tick.Stop()
+	for {
+		d.Refresh(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// HomeOf returns the owner that listens on an inbound endpoint. While some peer has never answered, an unknown
+// endpoint costs one round of asking a second, shared by all who wait and itself a second at most.
+func (d *Directory) HomeOf(endpoint string) (string, bool) {
+	find := func() (string, bool) {
+		owner, ok := d.inbounds[endpoint]
+		return owner, ok
+	}
+	return d.lookUp(context.Background(), find)
+}
+
+// EndpointOf returns the inbound endpoint of an owner.
+func (d *Directory) EndpointOf(owner string) (string, bool) {
+	return d.lookUp(context.Background(), func() (string, bool) {
+		if owner == d.self.Owner && owner != "" {
+			return d.self.Inbound, true
+		}
+		p, ok := d.owners[owner]
+		return d.learned[p].Identity.Inbound, ok
+	})
+}
+
+// AddressOf returns the peer port of an owner, or an error that wraps ErrUnreachable.
+func (d *Directory) AddressOf(ctx context.Context, owner string) (string, error) {
+	address, ok := d.lookUp(ctx, func() (string, bool) {
+		p, ok := d.owners[owner]
+		return p, ok
+	})
+	if !ok {
+		return "", fmt.Errorf("%w: none of the %d configured peers says that it is owner %s",
+			ErrUnreachable, len(d.opt.Peers), owner)
+	}
+	return address, nil
+}
+
+// EndpointsOf returns the inbound endpoints of the peers that serve a service.
+func (d *Directory) EndpointsOf(service string) []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var out []string
+	for _, p := range d.opt.Peers {
+		if l, ok := d.learned[p]; ok && l.Identity.Service == service {
+			out = append(out, l.Identity.Inbound)
+		}
+	}
+	return out
+}
+
+// Unanswered lists the configured peers that did not answer in the last round.
+func (d *Directory) Unanswered() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var out []string
+	for _, p := range d.opt.Peers {
+		if !d.fresh[p] {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+func (d *Directory) lookUp(ctx context.Context, find func() (string, bool)) (string, bool) {
+	d.mu.Lock()
+	v, ok := find()
+	complete := len(d.learned) == len(d.opt.Peers)
+	tooSoon := d.opt.Now().Sub(d.ended) < roundMax
+	d.mu.Unlock()
+	if ok || complete || tooSoon {
+		return v, ok
+	}
+	d.Refresh(ctx)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return find()
+}
+
+// Refresh runs one round of asking, or waits for the one that runs: a second at most.
+func (d *Directory) Refresh(ctx context.Context) {
+	d.mu.Lock()
+	if running := d.round; running != nil {
+		d.mu.Unlock()
+		select {
+		case <-running:
+		case <-ctx.Done():
+		}
+		return
+	}
+	done := make(chan struct{})
+	d.round = done
+	d.mu.Unlock()
+
+	found := d.askAll(ctx)
+
+	d.mu.Lock()
+	changed := d.merge(found)
+	d.round, d.ended = nil, d.opt.Now()
+	d.mu.Unlock()
+	close(done)
+	d.remember(ctx, changed)
+}
+
+func (d *Directory) askAll(ctx context.Context) map[string]learned {
+	ctx, cancel := context.WithTimeout(ctx, roundMax)
+	defer cancel()
+	var mu sync.Mutex // guards found
+	found := make(map[string]learned)
+	var all sync.WaitGroup
+	for _, p := range d.opt.Peers {
+		all.Go(func() {
+			id, err := d.opt.Ask(ctx, p)
+			if err != nil || id.Owner == "" {
+				d.opt.Log.Debug("peer does not answer", "peer", p, "error", err)
+				return
+			}
+			l := learned{Identity: id, Aliases: d.aliases(ctx, p, id.Inbound)}
+			if len(l.Aliases) > 0 {
+				l.Identity.Inbound = l.Aliases[0]
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			found[p] = l
+		})
+	}
+	all.Wait()
+	return found
+}
+
+// aliases lists the endpoints by which callers may name an inbound port: as it calls itself, by the host name in
+// the configuration, and by the addresses behind that.
+func (d *Directory) aliases(ctx context.Context, peer, inbound string) []string {
+	host, port, err := net.SplitHostPort(inbound)
+	if err != nil {
+		return nil
+	}
+	peerHost, _, err := net.SplitHostPort(peer)
+	if err != nil {
+		return []string{inbound}
+	}
+	var out []string
+	if ip := net.ParseIP(host); host != "" && (ip == nil || !ip.IsUnspecified()) {
+		out = append(out, inbound)
+	}
+	out = append(out, net.JoinHostPort(peerHost, port))
+	if net.ParseIP(peerHost) == nil {
+		addrs, err := d.opt.Names(ctx, peerHost)
+		if err != nil {
+			d.opt.Log.Debug("peer name does not resolve", "peer", peer, "error", err)
+		}
+		for _, a := range addrs {
+			out = append(out, net.JoinHostPort(a, port))
+		}
+	}
+	return out
+}
+
+// merge takes in what a round found and returns what is new.
+func (d *Directory) merge(found map[string]learned) map[string]learned {
+	changed := make(map[string]learned)
+	d.fresh = make(map[string]bool, len(found))
+	for p, l := range found {
+		d.fresh[p] = true
+		old, known := d.learned[p]
+		if known && old.Identity == l.Identity {
+			continue
+		}
+		d.opt.Log.Info("peer found", "peer", p, "owner", l.Identity.Owner, "service", l.Identity.Service,
+			"inbound", l.Identity.Inbound)
+		d.learned[p], changed[p] = l, l
+	}
+	d.index()
+	return changed
+}
+
+func (d *Directory) index() {
+	d.owners, d.inbounds = map[string]string{}, map[string]string{}
+	for _, p := range d.opt.Peers {
+		l, ok := d.learned[p]
+		if !ok {
+			continue
+		}
+		d.owners[l.Identity.Owner] = p
+		for _, a := range l.Aliases {
+			d.inbounds[a] = l.Identity.Owner
+		}
+	}
+	if d.self.Owner != "" && d.self.Inbound != "" {
+		d.inbounds[d.self.Inbound] = d.self.Owner
+	}
+}
+
+// remember writes what is new beside the journal. Losing it costs one more round of asking.
+func (d *Directory) remember(ctx context.Context, changed map[string]learned) {
+	var rows []txlog.Row
+	for p, l := range changed {
+		value, err := json.Marshal(l)
+		if err != nil {
+			panic("peer: identity that is not JSON: " + err.Error())
+		}
+		rows = append(rows, txlog.Row{Key: p, Value: value})
+	}
+	if len(rows) == 0 {
+		return
+	}
+	if err := d.opt.Rows.Put(ctx, rows, false); err != nil && !errors.Is(err, context.Canceled) {
+		d.opt.Log.Warn("peers not remembered", "error", err)
+	}
+}

@@ -1,0 +1,199 @@
+package peer
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+
+	"txmesh/interceptor"
+	"txmesh/policies"
+	"txmesh/txn"
+)
+
+// bodyMax bounds a message between peers: a branch's note, a recorded answer and a policy document fit with room.
+const bodyMax = 8 << 20
+
+// ServerOptions is what a Server is made of. Refused is told why each unauthenticated request was turned away:
+// forged, stale or replayed.
+type ServerOptions struct {
+	Identity  func() Identity
+	Local     Local
+	Documents Documents
+	Home      Home
+	Auth      *Auth
+	Refused   func(cause string)
+	Log       *slog.Logger
+}
+
+// Server answers the peer port.
+type Server struct {
+	opt ServerOptions
+	mux *http.ServeMux
+}
+
+// NewServer returns the handler of the peer port.
+func NewServer(opt ServerOptions) *Server {
+	s := &Server{opt: opt, mux: http.NewServeMux()}
+	s.mux.HandleFunc("GET /v1/identity", s.serve(s.identity))
+	s.mux.HandleFunc("POST /v1/enlist", s.serve(s.enlist))
+	s.mux.HandleFunc("POST /v1/returned", s.serve(s.returned))
+	s.mux.HandleFunc("POST /v1/settle", s.serve(s.settle))
+	s.mux.HandleFunc("POST /v1/status", s.serve(s.status))
+	return s
+}
+
+// ServeHTTP answers one request of a peer.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
+
+var errMalformed = errors.New("peer: malformed message")
+
+// serve believes a request, has it answered and signs the reply. The mux's own 404 and 405 stay unsigned, so that a
+// caller takes them for a stranger's.
+func (s *Server) serve(answer func(ctx context.Context, body []byte) (any, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, bodyMax))
+		if err != nil {
+			s.reply(w, r, 400, wireRefusal{"malformed", "read the body: " + err.Error()})
+			return
+		}
+		if err := s.opt.Auth.Check(r.Header, r.Method, r.URL.RequestURI(), body); err != nil {
+			s.refuse(w, r, err)
+			return
+		}
+		out, err := answer(r.Context(), body)
+		if err != nil {
+			status, refusal := refusalOf(err)
+			s.reply(w, r, status, refusal)
+			return
+		}
+		s.reply(w, r, 200, out)
+	}
+}
+
+func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	cause := "forged"
+	switch {
+	case errors.Is(err, ErrStale):
+		cause = "stale"
+	case errors.Is(err, ErrReplayed):
+		cause = "replayed"
+	}
+	s.opt.Refused(cause)
+	s.opt.Log.Warn("peer request refused", "from", r.RemoteAddr, "path", r.URL.Path, "cause", cause)
+	s.reply(w, r, 401, wireRefusal{"unauthorized", err.Error()})
+}
+
+func refusalOf(err error) (int, wireRefusal) {
+	for _, k := range refusals() {
+		if errors.Is(err, k.err) {
+			return k.status, wireRefusal{k.code, err.Error()}
+		}
+	}
+	if errors.Is(err, errMalformed) {
+		return 400, wireRefusal{"malformed", err.Error()}
+	}
+	return 503, wireRefusal{"failed", err.Error()}
+}
+
+func (s *Server) reply(w http.ResponseWriter, r *http.Request, status int, v any) {
+	body, err := json.Marshal(v)
+	if err != nil {
+		panic("peer: reply that is not JSON: " + err.Error())
+	}
+	w.Header().Set("Content-Type", "application/json")
+	s.opt.Auth.SignReply(w.Header(), r.Header.Get(headerNonce), status, body)
+	w.WriteHeader(status)
+	// A peer that went away asks again; there is nobody to tell.
+	_, _ = w.Write(body)
+}
+
+func read(body []byte, v any) error {
+	if err := json.Unmarshal(body, v); err != nil {
+		return fmt.Errorf("%w: %w", errMalformed, err)
+	}
+	return nil
+}
+
+func (s *Server) identity(context.Context, []byte) (any, error) { return s.opt.Identity(), nil }
+
+func (s *Server) mine(id txn.ID) error {
+	if own := s.opt.Identity().Owner; interceptor.OwnerOf(id) != own {
+		return fmt.Errorf("transaction %s was sent to owner %s: %w", id, own, ErrMisdirected)
+	}
+	return nil
+}
+
+func (s *Server) enlist(ctx context.Context, body []byte) (any, error) {
+	var w wireEnlist
+	if err := read(body, &w); err != nil {
+		return nil, err
+	}
+	if err := s.mine(w.Tx); err != nil {
+		return nil, err
+	}
+	if d := w.Document; d != nil {
+		if err := s.opt.Documents.Keep(ctx, d.Hash, policies.Source{Name: d.Name, Data: d.Data}); err != nil {
+			return nil, fmt.Errorf("keep policy document %s: %w", d.Hash, err)
+		}
+	} else if hash := documentOf(w.Branch.Note); hash != "" {
+		// Without the document nobody could undo this branch: it must not be enlisted.
+		if _, err := s.opt.Documents.Get(ctx, hash); err != nil {
+			return nil, err
+		}
+	}
+	p, err := enlist(ctx, s.opt.Local, w.Tx, txn.Enlist{Branch: txn.Branch(w.Branch), Calling: w.Calling,
+		Answered: w.Answered, Result: w.Result})
+	return wirePlaced(p), err
+}
+
+func (s *Server) returned(ctx context.Context, body []byte) (any, error) {
+	var w wireReturn
+	if err := read(body, &w); err != nil {
+		return nil, err
+	}
+	if err := s.mine(w.Tx); err != nil {
+		return nil, err
+	}
+	return struct{}{}, returned(ctx, s.opt.Local, w.Tx, txn.Returned(w.Answer), w.Durable)
+}
+
+func (s *Server) settle(ctx context.Context, body []byte) (any, error) {
+	var w wireSettle
+	if err := read(body, &w); err != nil {
+		return nil, err
+	}
+	if own := s.opt.Identity().Owner; w.Home != own {
+		return nil, fmt.Errorf("branch %s of home %s was sent to %s: %w", w.Branch, w.Home, own, ErrMisdirected)
+	}
+	return settledToWire(s.opt.Home.Settle(ctx, settleFromWire(w))), nil
+}
+
+func (s *Server) status(ctx context.Context, body []byte) (any, error) {
+	var w wireStatus
+	if err := read(body, &w); err != nil {
+		return nil, err
+	}
+	if len(w.IDs) > StatusMax {
+		return nil, fmt.Errorf("%w: %d ids, at most %d", errMalformed, len(w.IDs), StatusMax)
+	}
+	phases := make(map[txn.ID]string, len(w.IDs))
+	for _, id := range w.IDs {
+		if err := s.mine(id); err != nil {
+			return nil, err
+		}
+		st, err := s.opt.Local.State(ctx, id)
+		switch {
+		case errors.Is(err, txn.ErrUnknown):
+			phases[id] = PhaseUnknown
+		case err != nil:
+			return nil, err
+		default:
+			phases[id] = st.Phase.String()
+		}
+	}
+	return wirePhases{phases}, nil
+}
