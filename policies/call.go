@@ -112,8 +112,8 @@ func (c *Call) Record(req *Message) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("record the request of %s: %w", c.Name, err)
 	}
-	if c.recordsHost {
-		values["host"] = req.header("host")
+	if host := req.header("host"); c.recordsHost && host != "" {
+		values["host"] = host
 	}
 	if c.Kind == Hold {
 		h := held{Method: req.Method, Path: req.Path, Query: req.Query, Body: base64.StdEncoding.EncodeToString(req.Body)}

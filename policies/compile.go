@@ -103,10 +103,16 @@ func (c *compiler) check(text string, at pos, inner int, what string) *cel.Ast {
 // plainCEL shortens what the parser says to what a person can use.
 func plainCEL(message string) string {
 	message, _, _ = strings.Cut(message, " expecting {")
-	if name, ok := strings.CutPrefix(message, "undeclared reference to 'response.status'"); ok {
-		return "undeclared reference to 'response.status' (did you mean 'response.code'?)" + strings.TrimPrefix(name, " (in container '')")
+	message = strings.ReplaceAll(message, " (in container '')", "")
+	for _, root := range []string{"request", "response"} {
+		if message == "undeclared reference to '"+root+"'" {
+			return fmt.Sprintf("%s is not a value by itself; name a part of it: %s", root, strings.Join(members(root), ", "))
+		}
 	}
-	return strings.ReplaceAll(message, " (in container '')", "")
+	if strings.HasPrefix(message, "undeclared reference to 'response.status'") {
+		return "undeclared reference to 'response.status' (did you mean 'response.code'?)"
+	}
+	return message
 }
 
 func (c *compiler) plan(text string, checked *cel.Ast, at pos, what string, see sight) *expr {
@@ -204,11 +210,11 @@ func (c *compiler) visibleVariable(p path, at pos, what string, see sight) bool 
 	}
 	name, _ := p[1].(string)
 	if !slices.Contains(known, name) {
-		hint := "; match.path has no variables"
-		if len(known) > 0 {
-			hint = didYouMean(name, known)
+		if len(known) == 0 {
+			c.fault(at, codeVariable, "%s reads path.%s, and match.path has no variables", what, name)
+			return false
 		}
-		c.fault(at, codeVariable, "%s: match.path has no variable %q%s", what, name, hint)
+		c.fault(at, codeVariable, "%s: match.path has no variable %q%s", what, name, didYouMean(name, known))
 		return false
 	}
 	return c.flat(p, 2, at, what)

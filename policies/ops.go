@@ -141,10 +141,10 @@ func (c *compiler) outcomes(f fields, reads *tree, see sight) []outcomeRule {
 		r.required("is")
 		i := r.choice("is", -1, words...)
 		when := r.text("when")
-		if when == nil || i < 0 {
+		if when == nil {
 			continue
 		}
-		if e := c.condition(when, r.path("when"), see); e != nil {
+		if e := c.condition(when, r.path("when"), see); e != nil && i >= 0 {
 			reads.merge(e.reads)
 			out = append(out, outcomeRule{when: e, is: is[i]})
 		}

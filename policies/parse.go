@@ -192,8 +192,8 @@ func stringNode(v *ast.StringNode, at pos) *node {
 	case token.SingleQuoteType, token.DoubleQuoteType:
 		n.inner = 1
 	case token.StringType:
-		// A number too long for the library comes as a string; it was not quoted, so it is a number.
-		if wholeNumber.MatchString(v.Value) {
+		// A number too large for the library comes as a string; it was not quoted, so it is a number.
+		if jsonNumber.MatchString(v.Value) {
 			n.scalar = json.Number(v.Value)
 		}
 	}

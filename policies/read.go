@@ -30,7 +30,11 @@ func (r *reporter) fields(n *node, at pos, what string, known ...string) fields 
 	f.n = n
 	for _, e := range n.entries {
 		if !slices.Contains(known, e.key) {
-			r.fault(e.at, codeUnknownKey, "unknown key %q in %s%s", e.key, what, didYouMean(e.key, known))
+			hint := didYouMean(e.key, known)
+			if strings.ContainsAny(e.key, "()=<>\"'") {
+				hint = "; an expression with a comma must be quoted within { }"
+			}
+			r.fault(e.at, codeUnknownKey, "unknown key %q in %s%s", e.key, what, hint)
 		}
 	}
 	return f

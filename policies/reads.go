@@ -138,6 +138,9 @@ func (t *tree) prune(v any) (any, bool) {
 	}
 	switch v := v.(type) {
 	case map[string]any:
+		if len(t.fields) == 0 {
+			return nil, false
+		}
 		out := map[string]any{}
 		for k, c := range t.fields {
 			if e, ok := v[k]; ok {
@@ -148,6 +151,9 @@ func (t *tree) prune(v any) (any, bool) {
 		}
 		return out, true
 	case []any:
+		if len(t.items) == 0 {
+			return nil, false
+		}
 		return t.pruneList(v), true
 	}
 	return nil, false

@@ -207,7 +207,7 @@ func (p *policyReader) judge(c *Call, f fields) {
 		p.fault(f.place("barrier"), codeBarrier, "barrier Proxy at host %s: a host of a third party has no sidecar", c.match.host)
 	}
 	// With Key the callee's sidecar keeps its row too, and a forward that crashed is repeated under its own key.
-	keeps := sidecar && (c.Barrier == Proxy || c.Barrier == Key)
+	keeps := c.Barrier == Proxy || c.Barrier == Key && sidecar
 	for _, o := range []txn.Op{txn.Commit, txn.Undo} {
 		if !c.ReadsAnswer(o) || !c.ops[o].recorded.reads("response") {
 			continue

@@ -194,10 +194,18 @@ func (s Sample) observeCall(c *Call, got map[string]any) {
 	if s.response != nil {
 		out, _ := c.Outcome(txn.Forward, &s.request, s.response)
 		got["outcome"] = outcomeWord(out)
-		if answer, err = c.RecordAnswer(s.response); err != nil {
-			got["answer"] = failure(err)
-		} else {
-			got["answer"] = decoded(answer)
+		if out == txn.Refused {
+			if c.Has(txn.Undo) {
+				got[opKey(c, txn.Undo)] = notUndone
+			}
+			return
+		}
+		if out == txn.OK {
+			if answer, err = c.RecordAnswer(s.response); err != nil {
+				got["answer"] = failure(err)
+			} else {
+				got["answer"] = decoded(answer)
+			}
 		}
 	}
 	if c.Has(txn.Ask) {
@@ -219,6 +227,8 @@ func (s Sample) observeCall(c *Call, got map[string]any) {
 		}
 	}
 }
+
+const notUndone = "not sent: the call was refused"
 
 func opKey(c *Call, o txn.Op) string {
 	if name := c.opName(o); name != "delivery" {

@@ -178,7 +178,7 @@ func (t *template) location(s scope, hosts ...string) (path, query string, err e
 	}
 	if u.IsAbs() || u.Host != "" {
 		if !isOneOf(u.Host, hosts) || (u.Scheme != "" && u.Scheme != "http" && u.Scheme != "https") {
-			return "", "", fmt.Errorf("%s: %s://%s is not the called service", t.text, u.Scheme, u.Host)
+			return "", "", fmt.Errorf("%s: %q is not on the called service", t.text, v)
 		}
 	}
 	path = escapeKeepingSlashes(u.EscapedPath())

@@ -1,0 +1,337 @@
+package policies
+
+import (
+	"bytes"
+	"compress/gzip"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"txmesh/txn"
+)
+
+// compiled is the set of the calls given as YAML list items, in namespace bank.
+func compiled(t testing.TB, calls string) *Set {
+	t.Helper()
+	s, err := Compile(Source{Name: "p.yaml", Data: []byte(policyOf(calls))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func policyOf(calls string) string {
+	return "apiVersion: txmesh.io/v1beta1\nkind: TransactionPolicy\nmetadata: {name: p, namespace: bank}\nspec:\n  calls:\n" + calls
+}
+
+func header(pairs ...string) func(string) string {
+	return func(name string) string {
+		for i := 0; i < len(pairs); i += 2 {
+			if strings.EqualFold(pairs[i], name) {
+				return pairs[i+1]
+			}
+		}
+		return ""
+	}
+}
+
+const undoCall = `  - name: a
+    match: {service: accounts, method: POST, path: "/a/{id}"}
+    undo: {method: DELETE, path: "/a/{path.id}/{response.body.id}", outcome: [{when: response.code == 404, is: OK}]}
+    query: {path: "/a/{path.id}"}
+  - name: h
+    match: {service: mail}
+    hold: {}
+  - name: r
+    match: {service: stock}
+    reserve: {confirm: {path: /c}, cancel: {path: /x}}
+`
+
+func TestBuiltInOutcomes(t *testing.T) {
+	s := compiled(t, undoCall)
+	undo, hold, reserve := s.Calls()[0], s.Calls()[1], s.Calls()[2]
+	for _, tt := range []struct {
+		name string
+		call *Call
+		op   txn.Op
+		want map[int]txn.Outcome
+	}{
+		{"forward", undo, txn.Forward, map[int]txn.Outcome{
+			200: txn.OK, 201: txn.OK, 202: txn.OK, 204: txn.OK, 101: txn.Unknown, 301: txn.Unknown, 304: txn.Unknown, 307: txn.Unknown,
+			400: txn.Refused, 404: txn.Refused, 408: txn.Unknown, 409: txn.Refused, 410: txn.Refused, 425: txn.Pending,
+			429: txn.Unknown, 500: txn.Unknown, 502: txn.Unknown, 503: txn.Unknown, 504: txn.Unknown, 599: txn.Unknown, 0: txn.Unknown, 999: txn.Unknown,
+		}},
+		{"undo with its own rule for 404", undo, txn.Undo, map[int]txn.Outcome{
+			200: txn.OK, 202: txn.Pending, 404: txn.OK, 409: txn.Refused, 410: txn.OK, 425: txn.Pending, 429: txn.Unknown, 500: txn.Unknown,
+		}},
+		{"cancel", reserve, txn.Undo, map[int]txn.Outcome{200: txn.OK, 202: txn.Pending, 404: txn.Refused, 410: txn.OK, 302: txn.Unknown}},
+		{"confirm", reserve, txn.Commit, map[int]txn.Outcome{204: txn.OK, 202: txn.Pending, 404: txn.Refused, 410: txn.OK, 408: txn.Unknown}},
+		{"delivery", hold, txn.Commit, map[int]txn.Outcome{200: txn.OK, 202: txn.OK, 400: txn.Refused, 410: txn.Refused, 503: txn.Unknown}},
+		{"query", undo, txn.Ask, map[int]txn.Outcome{
+			200: txn.OK, 202: txn.Pending, 404: txn.Refused, 410: txn.Refused, 400: txn.Unknown, 401: txn.Unknown, 403: txn.Unknown,
+			408: txn.Unknown, 425: txn.Pending, 429: txn.Unknown, 500: txn.Unknown, 302: txn.Unknown,
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			for code, want := range tt.want {
+				got, cause := tt.call.Outcome(tt.op, nil, &Message{Status: code})
+				if got != want {
+					t.Errorf("outcome of %d = %v, want %v", code, got, want)
+				}
+				if (cause == "") != (got == txn.OK) {
+					t.Errorf("cause of %d = %q with outcome %v", code, cause, got)
+				}
+			}
+			if got, cause := tt.call.Outcome(tt.op, nil, nil); got != txn.Unknown || cause != "no answer" {
+				t.Errorf("outcome of no answer = %v, %q", got, cause)
+			}
+		})
+	}
+}
+
+func TestIdempotencyKeysOfApplications(t *testing.T) {
+	c := compiled(t, undoCall).Calls()[0]
+	for _, tt := range []struct {
+		name string
+		head func(string) string
+		want string
+	}{
+		{"bare", header("Idempotency-Key", "k-1"), "k-1"},
+		{"quoted", header("Idempotency-Key", `"k-1"`), "k-1"},
+		{"quoted with escapes", header("Idempotency-Key", `"k\"\\1"`), `k"\1`},
+		{"quoted with parameters", header("Idempotency-Key", `"k-1";a=1`), "k-1"},
+		{"never closed", header("Idempotency-Key", `"k-1`), `"k-1`},
+		{"the x- form", header("X-Idempotency-Key", "k-2"), "k-2"},
+		{"both", header("X-Idempotency-Key", "k-2", "Idempotency-Key", "k-1"), "k-1"},
+		{"blank", header("Idempotency-Key", "  "), ""},
+		{"none", header(), ""},
+		{"no headers at all", nil, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := c.Key(&Message{Header: tt.head})
+			if err != nil || got != tt.want {
+				t.Errorf("Key = %q, %v, want %q", got, err, tt.want)
+			}
+		})
+	}
+}
+
+func TestNumbersComeOutAsTheyWentIn(t *testing.T) {
+	calls := `  - name: n
+    match: {service: accounts, path: "/n"}
+    undo: {path: "/n/{response.body.n}", params: {q: "{request.body.n}"}, body: {n: "{response.body.n}", text: "n={request.body.n}"}}
+`
+	c := compiled(t, calls).Calls()[0]
+	for _, n := range []string{
+		"42", "0", "-7", "9007199254740993", "9223372036854775807", "18446744073709551615", "123456789012345678901234567890",
+		"10.10", "1.0", "0.1", "1e3", "1E+400", "-0", "3.14159265358979323846264338327950288",
+	} {
+		body := []byte(`{"n":` + n + `}`)
+		record, err := c.Record(&Message{Path: "/n", Body: body})
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer, err := c.RecordAnswer(&Message{Status: 201, Body: body})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := c.Render(txn.Undo, record, answer)
+		if err != nil {
+			t.Fatalf("%s: %v", n, err)
+		}
+		want := &Request{
+			Service: "bank/accounts", Method: "POST", Path: "/n/" + escapeSegment(n), Query: "q=" + escapeSegment(n),
+			Header: [][2]string{{"content-type", "application/json"}}, Body: []byte(`{"n":` + n + `,"text":"n=` + n + `"}`),
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("undo with %s (-want +got):\n%s", n, d)
+		}
+	}
+}
+
+func TestEqualMessagesRecordEqualBytes(t *testing.T) {
+	calls := `  - name: n
+    match: {service: accounts, path: "/n"}
+    undo: {path: /n, body: {a: "{request.body}", h: "{request.headers.x}", q: "{request.query.a}"}}
+`
+	c := compiled(t, calls).Calls()[0]
+	one, err := c.Record(&Message{Path: "/n", Query: "b=1&a=<2>", Header: header("X", "v"), Body: []byte(`{"b": 1, "a": {"d":2,"c":"<&>"}}`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := c.Record(&Message{Path: "/n", Query: "a=<2>", Header: header("x", "v", "y", "w"), Body: []byte("{\"a\":{\"c\":\"\\u003c&>\",\"d\":2},\n\"b\":1}")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"request":{"body":{"a":{"c":"<&>","d":2},"b":1},"headers":{"x":"v"},"query":{"a":"<2>"}}}`
+	if string(one) != want || string(two) != want {
+		t.Errorf("records:\n%s\n%s\nwant\n%s", one, two, want)
+	}
+}
+
+func TestCompressedBodiesAreRead(t *testing.T) {
+	c := compiled(t, undoCall).Calls()[0]
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	if _, err := z.Write([]byte(`{"id":7}`)); err != nil {
+		t.Fatal(err)
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	got, err := c.RecordAnswer(&Message{Status: 200, Header: header("content-encoding", "gzip"), Body: b.Bytes()})
+	if want := `{"response":{"body":{"id":7}}}`; err != nil || string(got) != want {
+		t.Errorf("record = %s, %v, want %s", got, err, want)
+	}
+	_, err = c.RecordAnswer(&Message{Status: 200, Header: header("content-encoding", "br"), Body: b.Bytes()})
+	if want := `record the answer of a: read response.body: content-encoding "br" cannot be read; only gzip can`; err == nil || err.Error() != want {
+		t.Errorf("error = %v, want %s", err, want)
+	}
+	_, err = c.RecordAnswer(&Message{Status: 200, Header: header("content-encoding", "gzip"), Body: b.Bytes()[:8]})
+	if err == nil || !strings.Contains(err.Error(), "gunzip") {
+		t.Errorf("error of a torn body = %v", err)
+	}
+}
+
+func TestReadsNamesTheBodiesToBuffer(t *testing.T) {
+	for _, tt := range []struct {
+		name, call string
+		want       Reads
+	}{
+		{"headers only", `undo: {path: "{+response.headers.location}"}`, Reads{}},
+		{"path variables", `undo: {path: "/a/{path.id}"}`, Reads{}},
+		{"response", `undo: {path: "/a/{response.body.id}"}`, Reads{ResponseBody: true}},
+		{"request", `undo: {path: "/a/{request.body.id}"}`, Reads{RequestBody: true}},
+		{"condition", `undo: {path: /a, when: response.body.ok}`, Reads{ResponseBody: true}},
+		{"condition over both", `undo: {path: /a, when: response.body.ok || request.body.ok}`, Reads{RequestBody: true, ResponseBody: true}},
+		{"outcome rule", `undo: {path: /a}, outcome: [{when: response.body.ok, is: OK}]`, Reads{ResponseBody: true}},
+		{"outcome rule over the code", `undo: {path: /a}, outcome: [{when: response.code == 200, is: OK}]`, Reads{}},
+		{"key", `undo: {path: /a}, key: request.body.id`, Reads{RequestBody: true}},
+		{"hold", `hold: {}`, Reads{RequestBody: true}},
+		{"irreversible", `irreversible: {reason: x}`, Reads{}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := compiled(t, `  - {name: c, match: {service: s, path: "/a/{id}"}, `+tt.call+"}\n").Calls()[0]
+			if got := c.Reads(); got != tt.want {
+				t.Errorf("Reads = %+v, want %+v", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestDocumentsCompileAgainFromTheirHash(t *testing.T) {
+	data, err := os.ReadFile("testdata/golden/meaning")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ := strings.Cut(string(data), "compile quiet\n")
+	text, _, _ = strings.Cut(text, "\n----\n")
+	s, err := Compile(Source{Name: "p.yaml", Data: []byte(text)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	commented, err := Compile(Source{Name: "q.yaml", Data: []byte("# a comment\n" + text)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rules := s.Calls()
+	rules = append(rules, s.Starts()[0].Own)
+	for _, c := range rules {
+		d, ok := s.Document(c.Document)
+		if !ok {
+			t.Fatalf("document %s of %s is not there", c.Document, c.Name)
+		}
+		again, err := Recompile(d, c.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(c.Plan(), again.Plan()); diff != "" {
+			t.Errorf("%s recompiled (-want +got):\n%s", c.Name, diff)
+		}
+		if _, ok := commented.Document(c.Document); !ok {
+			t.Errorf("a comment changed the hash %s", c.Document)
+		}
+	}
+	if _, err := Recompile(rules[0].Source(), "nobody"); err == nil || !strings.Contains(err.Error(), `no rule "nobody"`) {
+		t.Errorf("error for an unknown rule = %v", err)
+	}
+}
+
+func TestLoadReadsDirectoriesAndReportsEveryFile(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		p := filepath.Join(dir, name)
+		if err := os.WriteFile(p, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	a := write("a.yaml", policyOf(undoCall))
+	write("b.txt", "nonsense: [")
+	write(".c.yaml", "nonsense: [")
+	s, err := Load(dir)
+	if err != nil || len(s.Calls()) != 3 {
+		t.Fatalf("Load = %v, %v", s, err)
+	}
+	b := write("b.yml", "kind: X\n")
+	c := write("c.yaml", "a: [")
+	_, err = Load(dir, filepath.Join(dir, "none.yaml"))
+	want := fmt.Sprintf("%s:1:1: TXM0001: read %s: no such file or directory", filepath.Join(dir, "none.yaml"), filepath.Join(dir, "none.yaml"))
+	if err == nil || err.Error() != want {
+		t.Errorf("error = %v, want %s", err, want)
+	}
+	_, err = Load(a, b, c)
+	want = b + `:1:1: TXM0004: document has no apiVersion` + "\n" + b + `:1:7: TXM0010: kind is "X"; allowed: TransactionPolicy, TransactionGrant, PolicyTest` + "\n" +
+		c + `:1:4: TXM0002: sequence end token ']' not found`
+	if err == nil || err.Error() != want {
+		t.Errorf("error:\n%v\nwant\n%s", err, want)
+	}
+}
+
+func TestRulesServeManyGoroutines(t *testing.T) {
+	data, err := os.ReadFile("testdata/golden/meaning")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ := strings.Cut(string(data), "compile quiet\n")
+	text, _, _ = strings.Cut(text, "\n----\n")
+	s, err := Compile(Source{Name: "p.yaml", Data: []byte(text)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			for n := range 50 {
+				c := s.Call(Target{Service: "shop/stock", Method: "POST", Path: "/items/9"})
+				body := fmt.Appendf(nil, `{"order":"o-%d","n":%d,"list":[]}`, i, n)
+				req, res := &Message{Path: "/items/9", Body: body}, &Message{Status: 200, Body: []byte(`{"items":[{"id":1}]}`)}
+				record, err := c.Record(req)
+				if err != nil {
+					t.Error(err)
+				}
+				answer, err := c.RecordAnswer(res)
+				if err != nil {
+					t.Error(err)
+				}
+				if out, cause := c.Outcome(txn.Forward, req, res); out != txn.OK {
+					t.Error(out, cause)
+				}
+				got, err := c.Render(txn.Undo, record, answer)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if want := fmt.Sprintf(`"plus":%d`, n+1); !bytes.Contains(got.Body, []byte(want)) {
+					t.Errorf("body %s has no %s", got.Body, want)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
