@@ -18,6 +18,7 @@ var (
 	ErrFull     = errors.New("txlog: not enough free space")
 	ErrFenced   = errors.New("txlog: another owner holds a newer epoch")
 	ErrClosed   = errors.New("txlog: closed")
+	ErrTooLarge = errors.New("txlog: too large for one append") // nothing was written: append less at once
 )
 
 // Entry is one record of one transaction and the time it was decided at.

@@ -2,7 +2,6 @@ package badger
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"txmesh/txlog"
@@ -32,7 +31,7 @@ type encoded struct {
 }
 
 // ErrTooLarge refuses what does not fit into one batch.
-var ErrTooLarge = errors.New("badger: too large for one append")
+var ErrTooLarge = fmt.Errorf("badger: %w", txlog.ErrTooLarge)
 
 // rowBytes is what a row costs beside its key and value: the node of the memtable's skip list or the heads of the
 // log, whichever is more.
