@@ -1,0 +1,80 @@
+// Package main is the data plane: one process beside one application. It reads the configuration, runs a sidecar
+// and tells on standard output where it listens. Everything else is in package sidecar.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"slices"
+	"syscall"
+
+	"txmesh/sidecar"
+)
+
+// version is set by the linker.
+var version = "unknown"
+
+func main() {
+	// The second signal ends the process at once: stop gives it back its default.
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	context.AfterFunc(ctx, stop)
+	if err := run(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) (err error) {
+	if slices.Equal(args, []string{"--version"}) {
+		fmt.Fprintln(stdout, "txmesh-sidecar", version)
+		return nil
+	}
+	cfg, err := sidecar.Load(args, environ, func(text string) { fmt.Fprint(stdout, text) })
+	if errors.Is(err, sidecar.ErrHelp) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	limitMemory(cfg.MemoryLimit)
+	s, err := sidecar.New(cfg, version, logger(cfg, stderr))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	return s.Run(ctx, func(a sidecar.Addresses) {
+		// Whoever started this process and does not read its output has chosen fixed ports.
+		_ = json.NewEncoder(stdout).Encode(a)
+	})
+}
+
+// gcPercent trades some work of the collector for a small heap. GOGC, if set, wins.
+const gcPercent = 50
+
+func limitMemory(limit int64) {
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(limit)
+	}
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
+}
+
+func logger(cfg sidecar.Config, w io.Writer) *slog.Logger {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(cfg.LogLevel)); err != nil {
+		panic("log level that was checked: " + err.Error())
+	}
+	opt := &slog.HandlerOptions{Level: level}
+	if cfg.LogFormat == "text" {
+		return slog.New(slog.NewTextHandler(w, opt))
+	}
+	return slog.New(slog.NewJSONHandler(w, opt))
+}

@@ -1,0 +1,210 @@
+package sidecar
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+	"github.com/spf13/viper"
+)
+
+// Config is what a sidecar is made of. Addresses are host:port; an empty Outbound means no forward proxy.
+type Config struct {
+	Service   string // namespace/name
+	App       string
+	Inbound   string
+	Advertise string
+	Outbound  string
+	API       string
+	Peer      string
+	Upstreams []Upstream
+	Peers     []string
+	Policies  []string
+
+	DataDir        string
+	MeshSecretFile string
+	TokenFile      string
+	SecretsDir     string
+	AllowLinkLocal bool
+
+	LogLevel  string
+	LogFormat string
+
+	MaxBody        int
+	MaxConnections int
+	MaxOpen        int
+	MaxBranches    int
+
+	CallTimeout    time.Duration
+	PeerTimeout    time.Duration
+	CommitWait     time.Duration
+	TimeoutDefault time.Duration
+	GracePeriod    time.Duration
+	Retention      time.Duration
+	RetentionBytes int64
+	MemoryLimit    int64
+}
+
+// Upstream is a service that the application reaches by a port of its sidecar.
+type Upstream struct {
+	Service string   // namespace/name
+	Listen  string   // host:port on this side
+	To      []string // endpoints of the service
+	Host    string   // name that the application uses for it; empty: none
+}
+
+// ErrHelp says that the user asked for help, which Load has written.
+var ErrHelp = errors.New("help was asked for")
+
+// Load reads the configuration from flags, environment and file, in this order of precedence. The error of a wrong
+// configuration is Problems, with everything that is wrong.
+func Load(args []string, environ []string, help func(text string)) (Config, error) {
+	v := viper.New()
+	flags, err := readFlags(v, args, help)
+	if err != nil {
+		return Config{}, err
+	}
+	var p problems
+	p.environment(v, environ)
+	if path := v.GetString("config"); path != "" {
+		p.file(v, path)
+	}
+	_ = flags // bound to v, which reads them
+	c := p.values(v)
+	p.check(&c)
+	if len(p.list) > 0 {
+		return Config{}, p.list
+	}
+	return c, nil
+}
+
+func readFlags(v *viper.Viper, args []string, help func(string)) (*pflag.FlagSet, error) {
+	fs := pflag.NewFlagSet("txmesh-sidecar", pflag.ContinueOnError)
+	fs.SortFlags = false
+	fs.Usage = func() {}
+	fs.String("config", "", "YAML file with the keys below [TXMESH_CONFIG]")
+	for _, k := range keys() {
+		fs.String(k.name, k.def, fmt.Sprintf("%s [%s]", strings.ReplaceAll(k.doc, "`", "'"), k.env()))
+		fs.Lookup(k.name).Value = &flagValue{text: k.def, form: k.form(), list: k.kind == upstreams}
+	}
+	err := fs.Parse(args)
+	if errors.Is(err, pflag.ErrHelp) {
+		help("txmesh-sidecar stands beside one service and makes its calls atomic.\n\nUsage: txmesh-sidecar [--config FILE] [--KEY VALUE ...]\n\n" +
+			fs.FlagUsagesWrapped(120))
+		return nil, ErrHelp
+	}
+	if err != nil {
+		return nil, Problems{{Text: err.Error(), Remedy: "see txmesh-sidecar --help"}}
+	}
+	if fs.NArg() > 0 {
+		return nil, Problems{{Value: fs.Arg(0), Text: "unexpected argument", Remedy: "write it as --KEY VALUE"}}
+	}
+	return fs, v.BindPFlags(fs)
+}
+
+// flagValue keeps the text of a flag. A list flag may be given several times.
+type flagValue struct {
+	text, form string
+	list, set  bool
+}
+
+func (f *flagValue) String() string { return f.text }
+func (f *flagValue) Type() string   { return f.form }
+
+// Set takes the value as it is: it is checked together with all others.
+func (f *flagValue) Set(s string) error {
+	if f.list && f.set {
+		s = f.text + ";" + s
+	}
+	f.text, f.set = s, true
+	return nil
+}
+
+// environment takes the TXMESH_ variables; one that is no key is a mistake.
+func (p *problems) environment(v *viper.Viper, environ []string) {
+	known := map[string]string{"TXMESH_CONFIG": "config"}
+	for _, k := range keys() {
+		known[k.env()] = k.name
+	}
+	for _, e := range environ {
+		name, value, _ := strings.Cut(e, "=")
+		if !strings.HasPrefix(name, "TXMESH_") {
+			continue
+		}
+		key, ok := known[name]
+		if !ok {
+			p.add(name, value, "unknown variable", "remove it; docs/reference/config.md lists all keys")
+			continue
+		}
+		// A default of viper's ranks below file and flags, so the variable becomes a binding of its own.
+		if err := v.BindEnv(key, name); err != nil {
+			p.add(name, value, err.Error(), "remove it")
+		}
+	}
+}
+
+// file merges the YAML file. Its keys are read a second time as they stand there, because viper says nothing about
+// those that it does not know.
+func (p *problems) file(v *viper.Viper, path string) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		p.add("config", path, err.Error(), "name a readable YAML file")
+		return
+	}
+	v.SetConfigType("yaml")
+	if err := v.ReadConfig(bytes.NewReader(data)); err != nil {
+		p.add("config", path, err.Error(), "correct the YAML")
+		return
+	}
+	only := viper.New()
+	only.SetConfigType("yaml")
+	if err := only.ReadConfig(bytes.NewReader(data)); err != nil {
+		p.add("config", path, err.Error(), "correct the YAML")
+		return
+	}
+	var names []string
+	for _, k := range keys() {
+		names = append(names, k.name)
+	}
+	found := only.AllKeys()
+	slices.Sort(found)
+	for _, k := range found {
+		if !slices.Contains(names, k) {
+			p.add(k, fmt.Sprint(only.Get(k)), "unknown key in "+path, "remove it; docs/reference/config.md lists all keys")
+		}
+	}
+}
+
+// values parses each key.
+func (p *problems) values(v *viper.Viper) Config {
+	one := func(name string) string {
+		switch x := v.Get(name).(type) {
+		case []any, map[string]any:
+			p.add(name, fmt.Sprint(x), "is not a single value", "write one value, without - or {}")
+			return ""
+		}
+		return strings.TrimSpace(v.GetString(name))
+	}
+	c := Config{Service: qualified(one("service"), "default"), App: p.address("app", one("app"), true), Inbound: p.address("inbound", one("inbound"), false),
+		Advertise: p.address("advertise", one("advertise"), true), Outbound: p.address("outbound", one("outbound"), false),
+		API: p.address("api", one("api"), false), Peer: p.address("peer", one("peer"), false),
+		Policies: p.list1("policies", v.Get("policies")), DataDir: one("data-dir"), MeshSecretFile: one("mesh-secret-file"),
+		TokenFile: one("token-file"), SecretsDir: one("secrets-dir"), AllowLinkLocal: p.boolean("allow-link-local", one("allow-link-local")),
+		LogLevel: p.word("log-level", one("log-level")), LogFormat: p.word("log-format", one("log-format")),
+		MaxBody: int(p.size("max-body", one("max-body"))), MaxConnections: p.number("max-connections", one("max-connections")),
+		MaxOpen: p.number("max-open", one("max-open")), MaxBranches: p.number("max-branches", one("max-branches")),
+		CallTimeout: p.duration("call-timeout", one("call-timeout")), PeerTimeout: p.duration("peer-timeout", one("peer-timeout")),
+		CommitWait: p.duration("commit-wait", one("commit-wait")), TimeoutDefault: p.duration("timeout-default", one("timeout-default")),
+		GracePeriod: p.duration("grace-period", one("grace-period")), Retention: p.duration("retention", one("retention")),
+		RetentionBytes: p.size("retention-bytes", one("retention-bytes")), MemoryLimit: p.size("memory-limit", one("memory-limit"))}
+	for _, a := range p.list1("peers", v.Get("peers")) {
+		c.Peers = append(c.Peers, p.address("peers", a, true))
+	}
+	c.Upstreams = p.upstreams(v.Get("upstreams"), c.Service)
+	return c
+}

@@ -1,0 +1,132 @@
+package sidecar
+
+import (
+	"fmt"
+	"strings"
+)
+
+// kind is how the value of a key is written.
+type kind uint8
+
+const (
+	text kind = iota
+	address
+	addresses
+	duration
+	size
+	number
+	boolean
+	word
+	paths
+	upstreams
+)
+
+// key is one configuration key: a flag, a line of the file and a variable of the environment.
+type key struct {
+	name  string
+	kind  kind
+	def   string
+	words []string // of kind word
+	doc   string
+}
+
+// keys is the table of all that can be configured. docs/reference/config.md and --help are printed from it.
+func keys() []key {
+	return []key{
+		{name: "service", kind: text, doc: "name of the service beside this sidecar, as namespace/name; without namespace it is in `default`. Required."},
+		{name: "app", kind: address, doc: "host:port of the application. Required."},
+		{name: "inbound", kind: address, def: "127.0.0.1:15806", doc: "where requests for the application arrive; port 0 picks one and the ready line tells it"},
+		{name: "advertise", kind: address, doc: "host:port by which callers name the inbound port, if it differs from what it is bound to"},
+		{name: "outbound", kind: address, def: "127.0.0.1:15801", doc: "forward proxy for the application's own calls (HTTP_PROXY); `off` for none"},
+		{name: "upstreams", kind: upstreams, doc: "services that the application calls by an address of its own: a list of {service, listen, to, host}. As flag or variable: `service=accounts,listen=127.0.0.1:0,to=10.0.0.7:15806|10.0.0.8:15806,host=accounts.bank`, several separated by `;`"},
+		{name: "api", kind: address, def: "127.0.0.1:15820", doc: "local API, health, readiness and metrics"},
+		{name: "peer", kind: address, def: "127.0.0.1:15808", doc: "where other sidecars reach this one"},
+		{name: "peers", kind: addresses, doc: "peer ports of the other sidecars, host:port, separated by commas"},
+		{name: "policies", kind: paths, doc: "policy files, or directories with *.yaml files, separated by commas; watched and reloaded when they change"},
+		{name: "data-dir", kind: text, def: "/var/lib/txmesh", doc: "directory of the journal; one sidecar per directory"},
+		{name: "mesh-secret-file", kind: text, doc: "file with the secret that all sidecars of the mesh share, 16 bytes at least. Required with peers; without it one is made in the data directory"},
+		{name: "token-file", kind: text, doc: "file with the bearer token of the API; without it one is made in the data directory"},
+		{name: "secrets-dir", kind: text, doc: "directory of the secrets that policies refer to, one file per NAME/KEY"},
+		{name: "allow-link-local", kind: boolean, def: "false", doc: "let undo, confirm and query calls go to link-local addresses (169.254.0.0/16, fe80::/10), where clouds serve credentials. Loopback is allowed: explicit upstreams live there"},
+		{name: "log-level", kind: word, def: "info", words: []string{"debug", "info", "warn", "error"}, doc: "least level that is logged"},
+		{name: "log-format", kind: word, def: "json", words: []string{"json", "text"}, doc: "form of the log on standard error"},
+		{name: "max-body", kind: size, def: "1MiB", doc: "largest body that is buffered where a rule reads it"},
+		{name: "max-connections", kind: number, def: "10000", doc: "connections per port; more wait in the queue of the kernel"},
+		{name: "max-open", kind: number, def: "10000", doc: "open transactions of this sidecar; more are refused"},
+		{name: "max-branches", kind: number, def: "1000", doc: "branches of one transaction; more are refused"},
+		{name: "call-timeout", kind: duration, def: "10s", doc: "longest time that an undo, confirm, query or delivery may take"},
+		{name: "peer-timeout", kind: duration, def: "5s", doc: "longest time that another sidecar may take to answer"},
+		{name: "commit-wait", kind: duration, def: "5s", doc: "how long a commit over the API waits for unanswered branches before it answers 202"},
+		{name: "timeout-default", kind: duration, def: "30s", doc: "time to the decision of a transaction begun over the API without a timeout"},
+		{name: "grace-period", kind: duration, def: "30s", doc: "after SIGTERM: how long the sidecar goes on for the application and for open transactions"},
+		{name: "retention", kind: duration, def: "24h", doc: "how long finished transactions are kept"},
+		{name: "retention-bytes", kind: size, def: "1GiB", doc: "size of the journal above which the oldest finished transactions go earlier"},
+		{name: "memory-limit", kind: size, def: "64MiB", doc: "soft limit of the heap: the garbage collector works harder near it (GOMEMLIMIT, if set, wins)"},
+	}
+}
+
+// env is the name of the key's variable.
+func (k key) env() string { return "TXMESH_" + strings.ToUpper(strings.ReplaceAll(k.name, "-", "_")) }
+
+// form tells people how a value is written.
+func (k key) form() string {
+	switch k.kind {
+	case text:
+		return "text"
+	case address:
+		return "host:port"
+	case addresses:
+		return "host:port,..."
+	case duration:
+		return "duration"
+	case size:
+		return "size"
+	case number:
+		return "number"
+	case boolean:
+		return "true|false"
+	case word:
+		return strings.Join(k.words, "|")
+	case paths:
+		return "path,..."
+	case upstreams:
+		return "list"
+	default:
+		panic(fmt.Sprintf("sidecar: kind %d of key %s", k.kind, k.name))
+	}
+}
+
+// Reference returns docs/reference/config.md.
+func Reference() string {
+	var b strings.Builder
+	b.WriteString("# Configuration of txmesh-sidecar\n\n" +
+		"Printed from the table in sidecar/keys.go by `go test ./sidecar -run Reference -rewrite`.\n\n" +
+		"A value comes from the flag `--KEY`, else the variable `TXMESH_KEY`, else the YAML file named by `--config` (or\n" +
+		"`TXMESH_CONFIG`), else its default. Durations are written as 500ms, 5s or 24h, sizes as 512KiB, 4MiB or 1GiB. Unknown\n" +
+		"keys are errors; all errors are reported at once.\n\n" +
+		"| key | form | default | meaning |\n|---|---|---|---|\n")
+	for _, k := range keys() {
+		def := "none"
+		if k.def != "" {
+			def = "`" + k.def + "`"
+		}
+		doc := strings.ReplaceAll(k.doc, "|", "\\|")
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", k.name, strings.ReplaceAll(k.form(), "|", "\\|"), def, doc)
+	}
+	b.WriteString("\nAn example:\n\n```yaml\n" + exampleConfig + "```\n")
+	return b.String()
+}
+
+// exampleConfig is read by a test, so that it stays true.
+const exampleConfig = `service: bank/transfers
+app: 127.0.0.1:8080
+inbound: 0.0.0.0:15806
+peer: 0.0.0.0:15808
+peers: [accounts:15808, savings:15808]
+upstreams:
+- {service: accounts, listen: "127.0.0.1:9001", to: ["accounts:15806"], host: accounts.bank}
+- {service: savings, listen: "127.0.0.1:9002", to: ["savings:15806"]}
+policies: [/etc/txmesh/policies]
+data-dir: /var/lib/txmesh
+mesh-secret-file: /etc/txmesh/mesh-secret
+`

@@ -1,0 +1,223 @@
+package sidecar
+
+import (
+	"io"
+	"net/http"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/uber-go/tally/v4"
+	tallyprom "github.com/uber-go/tally/v4/prometheus"
+
+	"txmesh/txn"
+)
+
+// metric is one row of the table of metrics. Tags are closed sets.
+type metric struct {
+	name string
+	kind string // counter, gauge or histogram
+	tags []string
+	doc  string
+}
+
+// metricTable lists all metrics under their names in Prometheus. docs/reference/metrics.md is printed from it.
+func metricTable() []metric {
+	return []metric{
+		{"txmesh_build_info", "gauge", []string{"go", "version"}, "always 1"},
+		{"txmesh_oldest_non_terminal_seconds", "gauge", nil, "age of the oldest transaction that has not ended; a stuck one answers 2xx, only this shows it"},
+		{"txmesh_oldest_orphan_seconds", "gauge", nil, "how long the oldest barrier row is overdue whose owner does not say that its transaction has ended"},
+		{"txmesh_orphans", "gauge", nil, "barrier rows of that sort"},
+		{"txmesh_open_transactions", "gauge", nil, "transactions that have not ended"},
+		{"txmesh_accepting", "gauge", nil, "1 while the journal takes new transactions, 0 while it lacks space or is broken"},
+		{"txmesh_peers_silent", "gauge", nil, "configured peers that did not answer when asked last"},
+		{"txmesh_transactions_begun_total", "counter", []string{"mode"}, "transactions begun"},
+		{"txmesh_decisions_total", "counter", []string{"decision"}, "transactions decided: commit or abort"},
+		{"txmesh_transactions_total", "counter", []string{"mode", "end"}, "transactions ended: committed or aborted"},
+		{"txmesh_transaction_age_seconds", "histogram", []string{"end"}, "from begin to end"},
+		{"txmesh_halted_total", "counter", []string{"op"}, "ops that began to wait for an operator"},
+		{"txmesh_calls_total", "counter", []string{"op", "outcome"}, "calls made by the engine"},
+		{"txmesh_call_seconds", "histogram", []string{"op"}, "their durations"},
+		{"txmesh_appends_total", "counter", nil, "appends to the journal"},
+		{"txmesh_append_entries_total", "counter", nil, "records in them"},
+		{"txmesh_append_errors_total", "counter", nil, "appends that failed"},
+		{"txmesh_append_seconds", "histogram", []string{"sync"}, "their durations, with and without sync"},
+		{"txmesh_requests_total", "counter", []string{"direction", "tagged"}, "requests that passed the Gate, by whether they belong to a transaction or were answered by the Gate"},
+		{"txmesh_context_lost_total", "counter", nil, "calls that a rule names and that had no context while transactions were in flight"},
+		{"txmesh_context_ambiguous_total", "counter", nil, "calls that could belong to more than one transaction"},
+		{"txmesh_context_forged_total", "counter", nil, "contexts without a valid signature"},
+		{"txmesh_context_carrier_overflow_total", "counter", nil, "requests whose baggage had no room for the context"},
+		{"txmesh_barrier_verdicts_total", "counter", []string{"verdict"}, "what the barrier said"},
+		{"txmesh_shadowed_total", "counter", nil, "requests that a rule in mode Shadow would have taken"},
+		{"txmesh_peer_refused_total", "counter", []string{"cause"}, "requests at the peer port that were not believed: forged, stale or replayed"},
+		{"txmesh_policy_reloads_total", "counter", nil, "policy sets taken over after a change"},
+		{"txmesh_policy_reload_errors_total", "counter", nil, "changed policies that were refused; the last good set stays"},
+	}
+}
+
+// MetricsReference returns docs/reference/metrics.md.
+func MetricsReference() string {
+	var b strings.Builder
+	b.WriteString("# Metrics of txmesh-sidecar\n\nServed at `/metrics` of the API port, in the format of Prometheus. Beside these there are the usual\n`go_*` and `process_*`. Printed from the table in sidecar/metrics.go by\n`go test ./sidecar -run Reference -rewrite`.\n\n| metric | kind | tags | meaning |\n|---|---|---|---|\n")
+	for _, m := range metricTable() {
+		b.WriteString("| `" + m.name + "` | " + m.kind + " | " + strings.Join(m.tags, ", ") + " | " + m.doc + " |\n")
+	}
+	b.WriteString("\nWatch `txmesh_oldest_non_terminal_seconds` and `txmesh_oldest_orphan_seconds` first: both are 0 when all is well, and\nnothing else shows a transaction that hangs.\n")
+	return b.String()
+}
+
+// metrics holds every series from the start, so that a rate is seen from the first event on.
+type metrics struct {
+	registry *prometheus.Registry
+	scope    tally.Scope
+	closer   io.Closer
+
+	oldest, orphanAge, orphans, open, accepting, silent tally.Gauge
+
+	begun                             map[txn.Mode]tally.Counter
+	ended                             map[txn.Mode][2]tally.Counter // aborted, committed
+	decisions                         [2]tally.Counter
+	age                               [2]tally.Histogram
+	calls                             [txn.NumOps][txn.Unknown + 1]tally.Counter
+	callTime                          [txn.NumOps]tally.Histogram
+	halted                            [txn.NumOps]tally.Counter
+	appends, entries, appendErrors    tally.Counter
+	appendTime                        [2]tally.Histogram
+	requests                          [2][2]tally.Counter // direction, tagged
+	lost, ambiguous, forged, overflow tally.Counter
+	shadowed, reloads, reloadErrors   tally.Counter
+	verdicts, refused                 map[string]tally.Counter
+}
+
+// reportEvery is how far what is scraped may lie behind.
+const reportEvery = time.Second
+
+func newMetrics(version string) *metrics {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(prometheus.NewGoCollector(), prometheus.NewProcessCollector(prometheus.ProcessCollectorOpts{}))
+	reporter := tallyprom.NewReporter(tallyprom.Options{Registerer: registry})
+	scope, closer := tally.NewRootScope(tally.ScopeOptions{Prefix: "txmesh", Separator: "_", CachedReporter: reporter,
+		SanitizeOptions: &tallyprom.DefaultSanitizerOpts, OmitCardinalityMetrics: true}, reportEvery)
+	m := &metrics{registry: registry, scope: scope, closer: closer,
+		oldest: scope.Gauge("oldest_non_terminal_seconds"), orphanAge: scope.Gauge("oldest_orphan_seconds"),
+		orphans: scope.Gauge("orphans"), open: scope.Gauge("open_transactions"), accepting: scope.Gauge("accepting"),
+		silent: scope.Gauge("peers_silent"), appends: scope.Counter("appends_total"),
+		entries: scope.Counter("append_entries_total"), appendErrors: scope.Counter("append_errors_total"),
+		lost: scope.Counter("context_lost_total"), ambiguous: scope.Counter("context_ambiguous_total"),
+		forged: scope.Counter("context_forged_total"), overflow: scope.Counter("context_carrier_overflow_total"),
+		shadowed: scope.Counter("shadowed_total"), reloads: scope.Counter("policy_reloads_total"),
+		reloadErrors: scope.Counter("policy_reload_errors_total"),
+		verdicts:     map[string]tally.Counter{}, refused: map[string]tally.Counter{},
+		begun: map[txn.Mode]tally.Counter{}, ended: map[txn.Mode][2]tally.Counter{}}
+	scope.Tagged(map[string]string{"version": version, "go": runtime.Version()}).Gauge("build_info").Update(1)
+	m.tagged()
+	return m
+}
+
+func (m *metrics) tagged() {
+	tag := func(kv ...string) tally.Scope {
+		tags := make(map[string]string)
+		for i := 0; i < len(kv); i += 2 {
+			tags[kv[i]] = kv[i+1]
+		}
+		return m.scope.Tagged(tags)
+	}
+	ages := tally.MustMakeExponentialDurationBuckets(10*time.Millisecond, 4, 10)
+	times := tally.MustMakeExponentialDurationBuckets(250*time.Microsecond, 4, 9)
+	for mode := range txn.Modes() {
+		m.begun[mode] = tag("mode", string(mode)).Counter("transactions_begun_total")
+		m.ended[mode] = [2]tally.Counter{tag("mode", string(mode), "end", "aborted").Counter("transactions_total"),
+			tag("mode", string(mode), "end", "committed").Counter("transactions_total")}
+	}
+	for i, end := range []string{"aborted", "committed"} {
+		m.age[i] = tag("end", end).Histogram("transaction_age_seconds", ages)
+		m.decisions[i] = tag("decision", []string{"abort", "commit"}[i]).Counter("decisions_total")
+		m.appendTime[i] = tag("sync", []string{"false", "true"}[i]).Histogram("append_seconds", times)
+		for j, direction := range []string{"inbound", "outbound"} {
+			m.requests[j][i] = tag("direction", direction, "tagged", []string{"false", "true"}[i]).Counter("requests_total")
+		}
+	}
+	for op := range m.calls {
+		m.halted[op] = tag("op", txn.Op(op).String()).Counter("halted_total")
+		m.callTime[op] = tag("op", txn.Op(op).String()).Histogram("call_seconds", times)
+		for out := range m.calls[op] {
+			m.calls[op][out] = tag("op", txn.Op(op).String(), "outcome", txn.Outcome(out).String()).Counter("calls_total")
+		}
+	}
+	for _, v := range []string{"run", "replay", "empty", "absent", "refuse", "early", "resolve"} {
+		m.verdicts[v] = tag("verdict", v).Counter("barrier_verdicts_total")
+	}
+	for _, c := range []string{"forged", "stale", "replayed"} {
+		m.refused[c] = tag("cause", c).Counter("peer_refused_total")
+	}
+}
+
+func (m *metrics) handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 10 * time.Second})
+}
+
+// The hooks of the parts.
+
+func (m *metrics) onBegun(mode txn.Mode) {
+	if c, ok := m.begun[mode]; ok {
+		c.Inc(1)
+	}
+}
+
+func (m *metrics) onDecided(_ txn.Mode, commit bool) { m.decisions[index(commit)].Inc(1) }
+
+func (m *metrics) onHalted(_ txn.Mode, op txn.Op) { m.halted[op].Inc(1) }
+
+func (m *metrics) onFinished(mode txn.Mode, end txn.Phase, age time.Duration) {
+	i := index(end == txn.Committed)
+	m.age[i].RecordDuration(age)
+	if c, ok := m.ended[mode]; ok {
+		c[i].Inc(1)
+	}
+}
+
+func (m *metrics) onCalled(op txn.Op, out txn.Outcome, took time.Duration) {
+	m.calls[op][min(out, txn.Unknown)].Inc(1)
+	m.callTime[op].RecordDuration(took)
+}
+
+func (m *metrics) onAppended(entries int, sync bool, took time.Duration, err error) {
+	m.appends.Inc(1)
+	m.entries.Inc(int64(entries))
+	m.appendTime[index(sync)].RecordDuration(took)
+	if err != nil {
+		m.appendErrors.Inc(1)
+	}
+}
+
+func (m *metrics) onVerdict(v string) {
+	if c, ok := m.verdicts[v]; ok {
+		c.Inc(1)
+	}
+}
+
+func (m *metrics) onRefused(cause string) {
+	if c, ok := m.refused[cause]; ok {
+		c.Inc(1)
+	}
+}
+
+func index(yes bool) int {
+	if yes {
+		return 1
+	}
+	return 0
+}
+
+// names lists what the table says, sorted.
+func names() []string {
+	var out []string
+	for _, m := range metricTable() {
+		out = append(out, m.name)
+	}
+	slices.Sort(out)
+	return out
+}

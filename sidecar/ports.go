@@ -1,0 +1,191 @@
+package sidecar
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"txmesh/interceptor"
+	"txmesh/interceptor/proxy"
+	"txmesh/sidecar/peer"
+)
+
+// Addresses is where a running sidecar listens. It is printed as one line of JSON when the sidecar is ready.
+type Addresses struct {
+	Ready     bool              `json:"ready"`
+	Owner     string            `json:"owner"`
+	Service   string            `json:"service"`
+	Inbound   string            `json:"inbound"`
+	Outbound  string            `json:"outbound,omitempty"`
+	API       string            `json:"api"`
+	Peer      string            `json:"peer"`
+	Upstreams map[string]string `json:"upstreams"`
+	TokenFile string            `json:"token_file"`
+}
+
+// port is one listener with what serves it.
+type port struct {
+	name     string
+	listener net.Listener
+	serve    func(net.Listener) error
+	shutdown func(context.Context) error
+}
+
+// ports are the listeners, in the order in which they close: those for callers first, those for peers last.
+type ports struct {
+	all       []port
+	inbound   net.Listener
+	outbound  net.Listener
+	api, peer net.Listener
+	upstreams map[string]net.Listener
+}
+
+// bind opens all listeners, or none.
+func (s *Sidecar) bind() error {
+	p := &s.ports
+	p.upstreams = map[string]net.Listener{}
+	err := s.bindAll(p)
+	if err != nil {
+		for _, l := range p.all {
+			err = errors.Join(err, l.listener.Close())
+		}
+		return err
+	}
+	inbound := s.cfg.Advertise
+	if inbound == "" {
+		inbound = p.inbound.Addr().String()
+	}
+	s.directory.SetSelf(peer.Identity{Owner: s.owner, Incarnation: s.gate.Incarnation, Service: s.cfg.Service, Inbound: inbound})
+	s.gate.PublicURL = "http://" + dialable(p.api.Addr())
+	return nil
+}
+
+func (s *Sidecar) bindAll(p *ports) error {
+	opt := proxy.Options{Gate: counted{s.gate, s.metrics}, Log: s.log, Limits: proxy.Limits{Conns: s.cfg.MaxConnections}}
+	in, err := proxy.NewInbound(opt, s.cfg.Service, s.cfg.App)
+	if err != nil {
+		return err
+	}
+	if p.inbound, err = p.open("inbound", s.cfg.Inbound, in.Serve, in.Shutdown); err != nil {
+		return err
+	}
+	var routes []proxy.Route
+	for _, u := range s.cfg.Upstreams {
+		if u.Host != "" {
+			routes = append(routes, proxy.Route{Host: u.Host, Service: u.Service, Endpoints: u.To})
+		}
+		if u.Listen == "" {
+			continue
+		}
+		up, err := proxy.NewUpstream(opt, u.Service, u.To)
+		if err != nil {
+			return err
+		}
+		if p.upstreams[u.Service], err = p.open("upstream "+u.Service, u.Listen, up.Serve, up.Shutdown); err != nil {
+			return err
+		}
+	}
+	if s.cfg.Outbound != "" {
+		fw, err := proxy.NewForward(opt, routes)
+		if err != nil {
+			return err
+		}
+		if p.outbound, err = p.open("outbound", s.cfg.Outbound, fw.Serve, fw.Shutdown); err != nil {
+			return err
+		}
+	}
+	api := server(s.admin)
+	if p.api, err = p.open("api", s.cfg.API, api.Serve, api.Shutdown); err != nil {
+		return err
+	}
+	peers := server(s.peers)
+	p.peer, err = p.open("peer", s.cfg.Peer, peers.Serve, peers.Shutdown)
+	return err
+}
+
+// server has no write time-out: commits wait, profiles run for long.
+func server(h http.Handler) *http.Server {
+	return &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second,
+		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10}
+}
+
+func (p *ports) open(name, address string, serve func(net.Listener) error, shutdown func(context.Context) error) (net.Listener, error) {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("open %s port: %w", name, err)
+	}
+	p.all = append(p.all, port{name, l, serve, shutdown})
+	return l, nil
+}
+
+// serve starts all ports. The channel gives the error of one that ends by itself.
+func (s *Sidecar) serve() <-chan error {
+	failed := make(chan error, len(s.ports.all))
+	for _, p := range s.ports.all {
+		s.serving.Go(func() {
+			if err := p.serve(p.listener); err != nil && !errors.Is(err, http.ErrServerClosed) {
+				failed <- fmt.Errorf("serve %s port: %w", p.name, err)
+			}
+		})
+	}
+	return failed
+}
+
+// shutdownMax bounds how long running exchanges may take once everything else is over.
+const shutdownMax = 5 * time.Second
+
+func (s *Sidecar) shutdown() error {
+	ctx, cancel := context.WithTimeout(context.Background(), shutdownMax)
+	defer cancel()
+	var errs []error
+	for _, p := range s.ports.all {
+		if err := p.shutdown(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("close %s port: %w", p.name, err))
+		}
+	}
+	s.serving.Wait()
+	return errors.Join(errs...)
+}
+
+func (s *Sidecar) addresses() Addresses {
+	p := &s.ports
+	a := Addresses{Ready: true, Owner: s.owner, Service: s.cfg.Service, Inbound: p.inbound.Addr().String(),
+		API: p.api.Addr().String(), Peer: p.peer.Addr().String(), Upstreams: map[string]string{}, TokenFile: s.tokenFile}
+	if p.outbound != nil {
+		a.Outbound = p.outbound.Addr().String()
+	}
+	for service, l := range p.upstreams {
+		a.Upstreams[service] = l.Addr().String()
+	}
+	return a
+}
+
+// dialable is a bound address as this host can call it.
+func dialable(a net.Addr) string {
+	host, port, err := net.SplitHostPort(a.String())
+	if ip := net.ParseIP(host); err == nil && ip != nil && ip.IsUnspecified() {
+		return net.JoinHostPort("localhost", port)
+	}
+	return a.String()
+}
+
+// counted is the Gate, with what passes counted.
+type counted struct {
+	gate    *interceptor.Gate
+	metrics *metrics
+}
+
+// Before implements proxy.Gate.
+func (c counted) Before(ctx context.Context, p interceptor.Port, r interceptor.Request) interceptor.Verdict {
+	v := c.gate.Before(ctx, p, r)
+	c.metrics.requests[p.Direction][index(v.Ticket != nil || v.Answer != nil)].Inc(1)
+	return v
+}
+
+// After implements proxy.Gate.
+func (c counted) After(ctx context.Context, t *interceptor.Ticket, res interceptor.Response, err error) *interceptor.Answer {
+	return c.gate.After(ctx, t, res, err)
+}

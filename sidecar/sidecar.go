@@ -1,0 +1,188 @@
+// Package sidecar assembles the data plane: configuration, journal, engine, Gate, forwarders and ports become one
+// process beside one application. It decides nothing about transactions. Start at New for what is wired to what, at
+// Run for what happens in which order; config.go has the surface.
+package sidecar
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"txmesh/interceptor"
+	"txmesh/policies"
+	"txmesh/sidecar/admin"
+	"txmesh/sidecar/engine"
+	"txmesh/sidecar/outbound"
+	"txmesh/sidecar/peer"
+	"txmesh/txlog/badger"
+	"txmesh/txn"
+)
+
+// Sidecar is one data plane. Many can live in one process.
+type Sidecar struct {
+	cfg       Config
+	log       *slog.Logger
+	owner     string // of the store
+	token     string
+	tokenFile string
+
+	store   *badger.Store
+	metrics *metrics
+	docs    *documents
+	set     atomic.Pointer[policies.Set]
+	watch   *policies.Watcher // nil without policies
+
+	engine    *engine.Engine
+	caller    *outbound.Caller
+	app       *outbound.App
+	client    *peer.Client
+	directory *peer.Directory
+	gate      *interceptor.Gate
+	peers     *peer.Server
+	admin     *admin.Server
+	ports     ports
+	serving   sync.WaitGroup // of the ports
+
+	mu      sync.Mutex // guards reasons
+	reasons []string   // why the sidecar is not ready
+	orphans orphans
+}
+
+// New opens the store and wires the parts. Nothing runs and no port is open before Run. Close it in any case.
+func New(cfg Config, version string, log *slog.Logger) (*Sidecar, error) {
+	s := &Sidecar{cfg: cfg, log: log, metrics: newMetrics(version), reasons: []string{"starting"}}
+	if err := s.wire(); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+func (s *Sidecar) wire() error {
+	var err error
+	s.store, err = badger.Open(badger.Options{Dir: s.cfg.DataDir, Log: s.log, RetainBytes: s.cfg.RetentionBytes})
+	if err != nil {
+		return err
+	}
+	s.owner = s.store.Owner().ID
+	secret, token, err := s.secrets()
+	if err != nil {
+		return err
+	}
+	s.token = token
+	keys, err := interceptor.NewKeys(secret)
+	if err != nil {
+		return fmt.Errorf("mesh-secret-file: %w", err)
+	}
+	auth, err := peer.NewAuth(secret, time.Now)
+	if err != nil {
+		return fmt.Errorf("mesh-secret-file: %w", err)
+	}
+	s.docs = newDocuments(s.store.Table("policies"))
+	if err := s.loadPolicies(); err != nil {
+		return err
+	}
+	if err := s.wirePeers(auth); err != nil {
+		return err
+	}
+	s.app = outbound.NewApp(s.cfg.App, s.cfg.MaxBody)
+	s.caller = outbound.New(outbound.Options{Documents: s.docs, Homes: (*homes)(s), Places: (*places)(s), Keys: keys,
+		SecretsDir: s.cfg.SecretsDir, BodyMax: s.cfg.MaxBody, AllowLinkLocal: s.cfg.AllowLinkLocal, Now: time.Now})
+	if s.engine, err = s.newEngine(); err != nil {
+		return err
+	}
+	if s.gate, err = s.newGate(keys, peer.NewRelay(s.owner, s.engine, s.client, s.docs)); err != nil {
+		return err
+	}
+	s.peers = peer.NewServer(peer.ServerOptions{Identity: s.directory.Self, Local: s.engine, Documents: s.docs, Home: s.gate,
+		Auth: auth, Refused: s.metrics.onRefused, Log: s.log})
+	s.admin = admin.New(admin.Options{Engine: s.engine, Journal: s.store, Keys: keys, NewID: s.newID, Token: s.token,
+		Ready: s.notReady, Metrics: s.metrics.handler(), CommitWait: s.cfg.CommitWait, TimeoutDefault: s.cfg.TimeoutDefault,
+		Log: s.log})
+	return nil
+}
+
+// Run loads the journal, opens the ports and serves until ctx ends, then drains. ready is called once, when all
+// ports are open. The error of a drain that had to leave transactions open is OpenWork.
+func (s *Sidecar) Run(ctx context.Context, ready func(Addresses)) error {
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var loops sync.WaitGroup
+	defer loops.Wait()
+	defer stop()
+
+	s.directory.Refresh(ctx) // so that the first calls find their homes
+	if err := s.engine.Start(background); err != nil {
+		return fmt.Errorf("load journal: %w", err)
+	}
+	var open []txn.State
+	s.engine.Each(func(st txn.State) { open = append(open, st) })
+	if err := s.gate.Restore(ctx, open); err != nil {
+		return fmt.Errorf("rebuild the map of calls in flight: %w", err)
+	}
+	s.log.Info("journal loaded", "owner", s.owner, "open", len(open))
+
+	// Listeners open last: a call that arrives finds everything that was durable before.
+	if err := s.bind(); err != nil {
+		return err
+	}
+	failed := s.serve()
+	for _, loop := range []func(context.Context){s.directory.Run, s.trimLoop, s.sweepLoop, s.gaugeLoop} {
+		loops.Go(func() { loop(background) })
+	}
+	s.setNotReady()
+	ready(s.addresses())
+
+	var err error
+	select {
+	case <-ctx.Done():
+		err = s.drain()
+	case err = <-failed:
+	}
+	return errors.Join(err, s.shutdown())
+}
+
+// Close gives everything free that New took. Run must have returned.
+func (s *Sidecar) Close() error {
+	var errs []error
+	if s.watch != nil {
+		errs = append(errs, s.watch.Close())
+	}
+	if s.engine != nil {
+		errs = append(errs, s.engine.Close())
+	}
+	if s.caller != nil {
+		s.caller.Close()
+		s.app.Close()
+	}
+	if s.client != nil {
+		s.client.Close()
+	}
+	if s.store != nil {
+		errs = append(errs, s.store.Close())
+	}
+	return errors.Join(append(errs, s.metrics.closer.Close())...)
+}
+
+// notReady returns why the sidecar is not ready; nothing: it is.
+func (s *Sidecar) notReady() []string {
+	s.mu.Lock()
+	reasons := s.reasons
+	s.mu.Unlock()
+	reasons = reasons[:len(reasons):len(reasons)]
+	if err := s.store.Accepts(); err != nil {
+		reasons = append(reasons, err.Error())
+	}
+	if err := s.engine.Refusal(); err != nil {
+		reasons = append(reasons, err.Error())
+	}
+	return reasons
+}
+
+func (s *Sidecar) setNotReady(reasons ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reasons = reasons
+}
