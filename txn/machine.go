@@ -45,6 +45,9 @@ func (m *Machine) State() State { return m.s.clone() }
 // Phase returns the phase without copying the state.
 func (m *Machine) Phase() Phase { return m.s.Phase }
 
+// Mode returns the mode without copying the state.
+func (m *Machine) Mode() Mode { return m.s.Spec.Mode }
+
 // Waiting reports whether a commit was asked for that unanswered branches still hold up.
 func (m *Machine) Waiting() bool { return m.want != nil && m.s.Phase == Open }
 

@@ -1,0 +1,57 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"runtime/debug"
+	"sync"
+
+	"txmesh/txn"
+)
+
+// startCalls starts as many of the waiting calls as may run at the same time.
+func (l *loop) startCalls() {
+	n := 0
+	for n < len(l.calls) && l.running < l.e.cfg.CallsMax {
+		l.running++
+		c, life := l.calls[n], l.life
+		l.e.wg.Go(func() { l.e.call(c, life) })
+		n++
+	}
+	l.calls = l.calls[n:]
+}
+
+// call makes one call and answers it exactly once (L6): with what the caller says, or with unknown when the
+// time is up, whether or not the caller has come back by then.
+func (e *Engine) call(c txn.Call, life uint64) {
+	ctx, cancel := context.WithTimeout(e.ctx, e.cfg.CallTimeout)
+	defer cancel()
+	start := e.cfg.Now()
+	var once sync.Once
+	answer := func(out txn.Outcome, result []byte, cause string) {
+		once.Do(func() {
+			a := answered{call: c, life: life, outcome: out, result: result, cause: cause, took: e.cfg.Now().Sub(start)}
+			e.inbox.put(&request{work: func(l *loop) { l.returned(a) }})
+		})
+	}
+	stop := context.AfterFunc(ctx, func() {
+		answer(txn.Unknown, nil, fmt.Sprintf("no answer within %v", e.cfg.CallTimeout))
+	})
+	defer stop()
+	answer(e.guarded(ctx, c))
+}
+
+// guarded takes a panic of the caller for what it is: a call with an unknown outcome.
+func (e *Engine) guarded(ctx context.Context, c txn.Call) (out txn.Outcome, result []byte, cause string) {
+	defer func() {
+		if p := recover(); p != nil {
+			e.cfg.Log.Error("call panicked", "tx", c.Tx, "branch", c.Branch, "op", c.Op, "panic", p, "stack", string(debug.Stack()))
+			out, result, cause = txn.Unknown, nil, fmt.Sprintf("the call panicked: %v", p)
+		}
+	}()
+	out, result, cause = e.cfg.Caller.Call(ctx, c)
+	if out > txn.Unknown || out == txn.None && c.Op != txn.Ask {
+		return txn.Unknown, nil, fmt.Sprintf("the call answered %s: %s", out, cause)
+	}
+	return out, result, cause
+}

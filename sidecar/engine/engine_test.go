@@ -1,0 +1,233 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"txmesh/txlog"
+	"txmesh/txlog/memory"
+	"txmesh/txn"
+)
+
+// callerFunc is a Caller.
+type callerFunc func(ctx context.Context, c txn.Call) (txn.Outcome, []byte, string)
+
+func (f callerFunc) Call(ctx context.Context, c txn.Call) (txn.Outcome, []byte, string) {
+	return f(ctx, c)
+}
+
+// book is a caller that keeps what it was asked and answers by a rule.
+type book struct {
+	mu     sync.Mutex // guards calls
+	calls  []string
+	answer func(ctx context.Context, c txn.Call) (txn.Outcome, []byte, string) // nil: ok
+}
+
+func (b *book) Call(ctx context.Context, c txn.Call) (txn.Outcome, []byte, string) {
+	b.mu.Lock()
+	b.calls = append(b.calls, fmt.Sprintf("%s %s %s", c.Tx, c.Op, c.Branch))
+	b.mu.Unlock()
+	if b.answer == nil {
+		return txn.OK, nil, ""
+	}
+	return b.answer(ctx, c)
+}
+
+func (b *book) seen() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return strings.Join(b.calls, ", ")
+}
+
+func (b *book) reset() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.calls = nil
+}
+
+func start(t *testing.T, s txlog.Journal, c Caller, change ...func(*Config)) *Engine {
+	t.Helper()
+	cfg := Config{Store: s, Caller: c}
+	for _, f := range change {
+		f(&cfg)
+	}
+	e, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+func stop(t *testing.T, e *Engine) {
+	t.Helper()
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func do(t *testing.T, e *Engine, id txn.ID, ev txn.Event) txn.State {
+	t.Helper()
+	s, err := e.Do(t.Context(), id, ev)
+	if err != nil {
+		t.Fatalf("%s %T: %v", id, ev, err)
+	}
+	return s
+}
+
+func begin(id txn.ID, mode txn.Mode, branches ...txn.Branch) txn.Begin {
+	return txn.Begin{Spec: txn.Spec{ID: id, Mode: mode, Plan: txn.Modes()[mode], Timeout: 30 * time.Second, Branches: branches}}
+}
+
+func branch(key string, ops ...txn.Op) txn.Branch {
+	b := txn.Branch{Key: key}
+	for _, op := range ops {
+		b.Ops[op] = []byte(op.String())
+	}
+	return b
+}
+
+// intercepted begins a transaction with two answered branches that can be undone and confirmed.
+func intercepted(t *testing.T, e *Engine, id txn.ID) {
+	t.Helper()
+	do(t, e, id, begin(id, txn.Intercepted))
+	for _, key := range []string{"a", "b"} {
+		do(t, e, id, txn.Enlist{Branch: branch(key, txn.Undo, txn.Commit), Calling: true})
+	}
+	for _, n := range []string{"0", "1"} {
+		e.Post(id, txn.Returned{Branch: n, Op: txn.Forward, Outcome: txn.OK})
+	}
+}
+
+func ended(s txn.State) bool { return s.Phase.Done() }
+
+func wait(t *testing.T, e *Engine, id txn.ID, until func(txn.State) bool) txn.State {
+	t.Helper()
+	s, err := e.Wait(t.Context(), id, until)
+	if err != nil {
+		t.Fatalf("wait for %s: %v", id, err)
+	}
+	return s
+}
+
+func TestTwoBranchesCommit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		calls := &book{}
+		e := start(t, memory.New(memory.Options{}), calls)
+		defer stop(t, e)
+		intercepted(t, e, "x")
+		if s := do(t, e, "x", txn.Decide{Commit: true, Answer: []byte("200")}); s.Phase != txn.Committing {
+			t.Errorf("phase %s after the decision, want committing", s.Phase)
+		}
+		s := wait(t, e, "x", ended)
+		if s.Phase != txn.Committed || string(s.Answer) != "200" {
+			t.Errorf("ended %s with %q, want committed with 200", s.Phase, s.Answer)
+		}
+		synctest.Wait()
+		if got := len(strings.Split(calls.seen(), ", ")); got != 2 {
+			t.Errorf("calls %s, want two commits", calls.seen())
+		}
+		e.Each(func(s txn.State) { t.Errorf("%s is still in memory", s.Spec.ID) })
+		if _, ok := e.Oldest(); ok {
+			t.Error("an oldest transaction where none is open")
+		}
+	})
+}
+
+// TestFinishedTransactionsAnswerFromTheJournal also shows that a repeated Begin does not begin twice.
+func TestFinishedTransactionsAnswerFromTheJournal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		calls := &book{}
+		e := start(t, memory.New(memory.Options{}), calls)
+		defer stop(t, e)
+		saga := begin("x", txn.Saga, branch("", txn.Forward, txn.Undo))
+		saga.Spec.Key = "k"
+		do(t, e, "x", saga)
+		wait(t, e, "x", ended)
+		synctest.Wait()
+		calls.reset()
+
+		if s := do(t, e, "x", saga); s.Phase != txn.Committed {
+			t.Errorf("repeated begin: %s, want committed", s.Phase)
+		}
+		other := begin("x", txn.Saga)
+		if _, err := e.Do(t.Context(), "x", other); !errors.Is(err, txn.ErrConflict) {
+			t.Errorf("other begin: %v, want %v", err, txn.ErrConflict)
+		}
+		if s, err := e.Do(t.Context(), "x", txn.Decide{}); !errors.Is(err, txn.ErrDecided) || s.Phase != txn.Committed {
+			t.Errorf("abort: %s, %v, want committed, %v", s.Phase, err, txn.ErrDecided)
+		}
+		if s, err := e.State(t.Context(), "x"); err != nil || s.Phase != txn.Committed {
+			t.Errorf("state: %s, %v", s.Phase, err)
+		}
+		if _, err := e.Wait(t.Context(), "x", func(s txn.State) bool { return s.Phase == txn.Aborted }); !errors.Is(err, ErrEnded) {
+			t.Errorf("wait for an abort: %v, want %v", err, ErrEnded)
+		}
+		if id, err := e.Find(t.Context(), "k"); id != "x" || err != nil {
+			t.Errorf("find: %q, %v", id, err)
+		}
+		for _, err := range []error{
+			second(e.Find(t.Context(), "other")),
+			second(e.State(t.Context(), "y")),
+			second(e.Do(t.Context(), "y", txn.Decide{})),
+			second(e.Wait(t.Context(), "y", ended)),
+		} {
+			if !errors.Is(err, txn.ErrUnknown) {
+				t.Errorf("unknown transaction: %v, want %v", err, txn.ErrUnknown)
+			}
+		}
+		e.Post("x", txn.Returned{Branch: "0", Op: txn.Undo, Outcome: txn.OK})
+		synctest.Wait()
+		if calls.seen() != "" {
+			t.Errorf("calls after the end: %s", calls.seen())
+		}
+	})
+}
+
+func second[T any](_ T, err error) error { return err }
+
+func TestManyBeginsOfOneID(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := 0
+		e := start(t, memory.New(memory.Options{}), &book{}, func(c *Config) {
+			c.Observer.Began = func(txn.Mode) { began++ }
+		})
+		defer stop(t, e)
+		var wg sync.WaitGroup
+		for range 20 {
+			wg.Go(func() { do(t, e, "x", begin("x", txn.Saga, branch("", txn.Forward))) })
+		}
+		wg.Wait()
+		synctest.Wait()
+		if began != 1 {
+			t.Errorf("begun %d times, want once", began)
+		}
+	})
+}
+
+func TestWaitersGoAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := start(t, memory.New(memory.Options{}), &book{})
+		defer stop(t, e)
+		do(t, e, "x", begin("x", txn.TCC))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := e.Wait(ctx, "x", func(s txn.State) bool { return s.Decided() }); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("wait: %v, want %v", err, context.DeadlineExceeded)
+		}
+		synctest.Wait()
+		left := -1
+		e.inLoop(func(l *loop) { left = len(l.waiters) })
+		if left != 0 {
+			t.Errorf("%d waiters left", left)
+		}
+	})
+}
