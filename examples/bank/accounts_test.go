@@ -125,7 +125,7 @@ func TestOneLedgerSuitsEveryLanguage(t *testing.T) {
 // TestNothingAcknowledgedIsLost lets 32 clients change one account while the service is killed again and again.
 // Each repeats its request with the same key until it is answered. Then the file is asked what happened.
 func TestNothingAcknowledgedIsLost(t *testing.T) {
-	const clients, each, kills = 32, 12, 6
+	const clients, each, kills = 32, 8, 5
 	for _, i := range implementations() {
 		t.Run(i.name, func(t *testing.T) {
 			s := start(t, i, tempLedger(t), "--balances", "alice=1000000")
@@ -214,30 +214,59 @@ func changeUnderFire(t *testing.T, s *service, clients, each, kills int) []strin
 // TestHeldAnswersComeAfterTheEffect asks for a hold far longer than the test and finds the effect meanwhile.
 func TestHeldAnswersComeAfterTheEffect(t *testing.T) {
 	for _, i := range implementations() {
-		for _, tt := range []struct{ name, account, header string }{
-			{"by header", "alice", "600000"},
-			{"by account name", "slow", ""},
+		for _, tt := range []struct{ name, account, header, flag string }{
+			{"by header", "alice", "600000", "--hold=0s"},
+			{"by account name", "slow", "", "--hold=600s"},
+			{"all of them", "alice", "", "--delay=600s"},
 		} {
 			t.Run(i.name+" "+tt.name, func(t *testing.T) {
-				s := start(t, i, tempLedger(t), "--balances", openings, "--hold", "600s")
-				answered := make(chan error, 1)
-				go func() {
-					_, err := s.call("POST", "/accounts/"+tt.account+"/"+i.kind()+"s", "k1",
-						`{"amount":1,"transfer":"t-held"}`, "X-Bank-Hold-Ms", tt.header)
-					answered <- err
-				}()
-				for !strings.Contains(s.mustCall(t, "GET", "/entries?transfer=t-held", "", "").body, "t-held") {
-				}
+				s := start(t, i, tempLedger(t), "--balances", openings, tt.flag)
+				answered := s.changeHeld(tt.account, tt.header)
+				s.awaitHeld(t)
 				s.kill(t)
-				if err := <-answered; err == nil {
-					t.Error("the held request was answered although the process was killed")
-				}
-				s.start(t)
-				r := s.mustCall(t, "POST", "/accounts/bob/"+i.kind()+"s", "", `{"amount":1}`)
-				if r.status != http.StatusCreated {
-					t.Errorf("an account that is not held was answered %v", r)
+				if got := <-answered; got.status != 0 {
+					t.Errorf("the held request was answered %v although the process was killed", got)
 				}
 			})
+		}
+	}
+}
+
+// TestStoppingServiceAnswersFirst sends SIGTERM while an answer is held: the answer still comes, then the process ends.
+func TestStoppingServiceAnswersFirst(t *testing.T) {
+	for _, i := range implementations() {
+		t.Run(i.name, func(t *testing.T) {
+			s := start(t, i, tempLedger(t), "--balances", openings)
+			answered := s.changeHeld("alice", "300")
+			s.awaitHeld(t)
+			s.stop(t)
+			if got := <-answered; got.status != http.StatusCreated {
+				t.Errorf("the request held while the service stopped was answered %v, want 201", got)
+			}
+		})
+	}
+}
+
+// changeHeld makes a change whose answer is held; status 0 stands for none.
+func (s *service) changeHeld(account, millis string) <-chan reply {
+	answered := make(chan reply, 1)
+	go func() {
+		r, err := s.call("POST", "/accounts/"+account+"/"+s.i.kind()+"s", "k1",
+			`{"amount":1,"transfer":"t-held"}`, "X-Bank-Hold-Ms", millis)
+		if err != nil {
+			r = reply{}
+		}
+		answered <- r
+	}()
+	return answered
+}
+
+// awaitHeld returns once the held change has taken effect.
+func (s *service) awaitHeld(t *testing.T) {
+	t.Helper()
+	for {
+		if strings.Contains(s.mustCall(t, "GET", "/entries?transfer=t-held", "", "").body, "t-held") {
+			return
 		}
 	}
 }
