@@ -144,6 +144,9 @@ func (g *Gate) branch(ctx context.Context, p Port, r Request, rule *policies.Cal
 	if err != nil {
 		return Verdict{Answer: problem(CodeRule, "rule "+rule.Name+": "+err.Error(), j.context.ID)}
 	}
+	if err := g.keepDocument(ctx, rule); err != nil {
+		return Verdict{Answer: problem(CodeJournal, "rule "+rule.Name+": "+err.Error(), j.context.ID)}
+	}
 	e := txn.Enlist{Branch: b, Calling: rule.Kind != policies.Hold}
 	if rule.Kind == policies.Hold {
 		e.Answered = txn.OK
@@ -171,6 +174,14 @@ func (g *Gate) branch(ctx context.Context, p Port, r Request, rule *policies.Cal
 	t.state = x
 	g.dress(r, x.context, name, placed.Home)
 	return Verdict{Ticket: t}
+}
+
+// keepDocument makes a rule durable that is in no policy file: one that the application's headers made.
+func (g *Gate) keepDocument(ctx context.Context, rule *policies.Call) error {
+	if _, inForce := g.Policies.Current().Document(rule.Document); inForce || g.Documents == nil {
+		return nil
+	}
+	return g.Documents.Keep(ctx, rule.Document, rule.Source())
 }
 
 // dress gives a forward call the headers of the protocol.

@@ -25,6 +25,7 @@ type Options struct {
 	Rows        Rows
 	App         App
 	Policies    Policies
+	Documents   Documents // keeps the documents of rules that are in no set; nil: nobody does
 	NewID       func() txn.ID
 	Now         func() time.Time // default time.Now
 	Random      func([]byte)     // default crypto/rand

@@ -63,6 +63,12 @@ type Policies interface {
 	Current() *policies.Set
 }
 
+// Documents keeps policy documents for as long as a transaction needs them.
+type Documents interface {
+	// Keep returns when the document is durable under its hash.
+	Keep(ctx context.Context, hash string, doc policies.Source) error
+}
+
 // Outgoing is a request made by a sidecar on its own account.
 type Outgoing struct {
 	Method string

@@ -144,7 +144,7 @@ func (s *Sidecar) newGate(keys *interceptor.Keys, relay *peer.Relay) (*intercept
 	m := s.metrics
 	return interceptor.New(interceptor.Options{Self: s.owner, Incarnation: rand.Text(), Service: s.cfg.Service, Keys: keys,
 		Coordinator: s.engine, Branches: relay, Peers: s.directory, Rows: rows{s.store.Table("barrier")},
-		App: s.app, Policies: s, NewID: s.newID, Log: s.log, BodyMax: s.cfg.MaxBody,
+		App: s.app, Policies: s, Documents: s.docs, NewID: s.newID, Log: s.log, BodyMax: s.cfg.MaxBody,
 		Observe: interceptor.Observer{ContextLost: func(string) { m.lost.Inc(1) },
 			ContextAmbiguous: func(string) { m.ambiguous.Inc(1) }, ContextForged: func() { m.forged.Inc(1) },
 			CarrierOverflow: func() { m.overflow.Inc(1) }, BarrierVerdict: m.onVerdict,

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"time"
 
 	"txmesh/interceptor"
@@ -45,6 +46,7 @@ type Options struct {
 	BodyMax        int // bytes of an answer
 	AllowLinkLocal bool
 	Now            func() time.Time
+	Transport      http.RoundTripper // default: connections of its own; simulations have their own network
 }
 
 // Caller implements engine.Caller. It is safe for many goroutines.
@@ -56,8 +58,12 @@ type Caller struct {
 
 // New returns a Caller. Close it to drop its idle connections.
 func New(opt Options) *Caller {
-	return &Caller{opt: opt, rules: rules{docs: opt.Documents, byName: map[ruleName]*policies.Call{}},
+	c := &Caller{opt: opt, rules: rules{docs: opt.Documents, byName: map[ruleName]*policies.Call{}},
 		wire: newWire(opt.AllowLinkLocal, opt.BodyMax)}
+	if opt.Transport != nil {
+		c.wire.trip = opt.Transport
+	}
+	return c
 }
 
 // Close drops idle connections.

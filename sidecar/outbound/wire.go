@@ -36,6 +36,7 @@ const (
 // wire sends requests and reads bounded answers.
 type wire struct {
 	transport *http.Transport
+	trip      http.RoundTripper // the transport, unless a simulation has its own
 	bodyMax   int
 }
 
@@ -44,8 +45,9 @@ func newWire(allowLinkLocal bool, bodyMax int) *wire {
 	if !allowLinkLocal {
 		d.Control = func(_, address string, _ syscall.RawConn) error { return notLinkLocal(address) }
 	}
-	return &wire{bodyMax: bodyMax, transport: &http.Transport{DialContext: d.DialContext, DisableCompression: true,
-		MaxIdleConnsPerHost: 32, IdleConnTimeout: 30 * time.Second, TLSHandshakeTimeout: dialMax}}
+	t := &http.Transport{DialContext: d.DialContext, DisableCompression: true, MaxIdleConnsPerHost: 32,
+		IdleConnTimeout: 30 * time.Second, TLSHandshakeTimeout: dialMax}
+	return &wire{bodyMax: bodyMax, transport: t, trip: t}
 }
 
 // notLinkLocal looks at the address that is really dialled, whatever name led to it.
@@ -221,7 +223,7 @@ func (c *Caller) dress(h http.Header, b branch) {
 
 // send makes one request and no other: no redirect is followed.
 func (w *wire) send(r *http.Request) (*interceptor.Reply, error) {
-	res, err := w.transport.RoundTrip(r)
+	res, err := w.trip.RoundTrip(r)
 	if err != nil {
 		return nil, fmt.Errorf("%s %s at %s: %w", r.Method, r.URL.Opaque, r.URL.Host, err)
 	}
