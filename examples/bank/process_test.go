@@ -135,6 +135,9 @@ func (s *service) stop(t *testing.T) {
 	}
 }
 
+// client keeps a connection for each of many concurrent callers.
+var client = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}}
+
 // reply is what a call came back with.
 type reply struct {
 	status int
@@ -157,7 +160,7 @@ func (s *service) send(method, path, key string, body io.Reader, headers ...stri
 	for i := 0; i+1 < len(headers); i += 2 {
 		req.Header.Set(headers[i], headers[i+1])
 	}
-	res, err := http.DefaultClient.Do(req)
+	res, err := client.Do(req)
 	if err != nil {
 		return reply{}, err
 	}
