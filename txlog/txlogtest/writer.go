@@ -27,8 +27,10 @@ type Writer struct {
 	Keep   time.Duration
 	Unsync bool // every append asks for no sync although its line says so: the proof that the test would see it
 
-	mu    sync.Mutex // guards Out
+	mu    sync.Mutex // guards Out, lines
+	lines int
 	syncs atomic.Uint64
+	due   chan struct{} // a trim is due
 }
 
 const (
@@ -40,6 +42,7 @@ const (
 // Run writes until an append fails and returns that error.
 func (w *Writer) Run(ctx context.Context) error {
 	errs := make(chan error, writers+1)
+	w.due = make(chan struct{}, 1)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	for n := range writers {
@@ -54,14 +57,20 @@ func (w *Writer) Run(ctx context.Context) error {
 	return err
 }
 
-// trim trims all the time, as no sidecar would.
+// trimEvery is how many lines lie between two trims: far fewer than in a sidecar.
+const trimEvery = 256
+
 func (w *Writer) trim(ctx context.Context) error {
-	for ctx.Err() == nil {
+	for {
+		select {
+		case <-w.due:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 		if _, err := w.Store.Trim(ctx, w.Clock().Add(-w.Keep)); err != nil {
 			return err
 		}
 	}
-	return ctx.Err()
 }
 
 func (w *Writer) write(ctx context.Context, n int) error {
@@ -123,6 +132,12 @@ func (w *Writer) op(rng *rand.Rand, note string, write func(sync bool) error) er
 func (w *Writer) line(s string) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.lines++; w.lines%trimEvery == 0 {
+		select {
+		case w.due <- struct{}{}:
+		default: // one is due already
+		}
+	}
 	_, err := io.WriteString(w.Out, s+"\n")
 	return err
 }
@@ -162,7 +177,7 @@ func generated(at time.Time, id string, seq int, finish bool) txlog.Entry {
 	case finish && seq == total()-1:
 		e.Record = txn.Finished{Phase: txn.Committed}
 	default:
-		e.Record = txn.Settled{Branch: fmt.Sprintf("%s-%d", id, seq), Result: []byte(strings.Repeat("r", seq*20))}
+		e.Record = txn.Settled{Branch: fmt.Sprintf("%s-%d", id, seq), Result: []byte(strings.Repeat("r", seq*50))}
 	}
 	return e
 }
