@@ -3,6 +3,8 @@ package policies
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"slices"
+	"strings"
 )
 
 // hashBytes is how much of the SHA-256 names a document: enough that no two meet, short enough for each entry.
@@ -46,6 +48,25 @@ func (n *node) valueOrNil() any {
 		return nil
 	}
 	return n.value()
+}
+
+// nodeOf is the way back. All its nodes stand at the beginning of the source, which is one line.
+func nodeOf(v any, file string) *node {
+	n := &node{at: pos{file: file, line: 1, column: 1}, inner: -1, scalar: v}
+	switch v := v.(type) {
+	case map[string]any:
+		n.kind, n.scalar = mapping, nil
+		for k, e := range v {
+			n.entries = append(n.entries, entry{key: k, at: n.at, value: nodeOf(e, file)})
+		}
+		slices.SortFunc(n.entries, func(a, b entry) int { return strings.Compare(a.key, b.key) })
+	case []any:
+		n.kind, n.scalar = sequence, nil
+		for _, e := range v {
+			n.items = append(n.items, nodeOf(e, file))
+		}
+	}
+	return n
 }
 
 func hashOf(data []byte) string {

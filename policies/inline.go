@@ -92,12 +92,16 @@ func inlineOp(header func(string) string, name string) (map[string]any, error) {
 	return map[string]any{"method": method, "path": path}, nil
 }
 
-// Recompile makes one rule from the source of its document again, for a transaction that runs under a document
+// Recompile makes one rule from the canonical source of its document again, for a transaction that runs under a document
 // which is no longer in force. rule names a call, or a start rule, whose own branch is then returned.
 func Recompile(src Source, rule string) (*Call, error) {
+	v, err := decodeJSON(src.Data)
+	if err != nil {
+		return nil, fmt.Errorf("recompile %s: %w", src.Name, err)
+	}
 	c := newCompiler()
 	c.trusting = true
-	s := c.link(c.readAll([]Source{src}))
+	s := c.link(c.frames([]*node{nodeOf(v, src.Name)}))
 	if c.broken() {
 		return nil, c.sorted(Error)
 	}

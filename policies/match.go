@@ -276,12 +276,17 @@ func rootOf[R comparable](hosts map[string]*branch[R], host string) (*branch[R],
 	return nil, false
 }
 
+// lookupFold finds a host however it is written. Rules keep theirs in lower case, so that only a host with capitals
+// must be compared with each.
 func lookupFold[R comparable](hosts map[string]*branch[R], host string) (*branch[R], bool) {
 	if b, ok := hosts[host]; ok {
 		return b, true
 	}
+	if !strings.ContainsFunc(host, func(r rune) bool { return 'A' <= r && r <= 'Z' }) {
+		return nil, false
+	}
 	for k, b := range hosts {
-		if len(k) == len(host) && strings.EqualFold(k, host) {
+		if strings.EqualFold(k, host) {
 			return b, true
 		}
 	}

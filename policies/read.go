@@ -204,23 +204,30 @@ type document struct {
 
 // readAll parses every source and keeps the documents whose frame is sound.
 func (c *compiler) readAll(sources []Source) []*document {
+	var roots []*node
+	for _, src := range sources {
+		roots = append(roots, c.parse(src)...)
+	}
+	return c.frames(roots)
+}
+
+// frames reads what all kinds of documents have in common.
+func (c *compiler) frames(roots []*node) []*document {
 	var docs []*document
 	seen := map[string]pos{}
-	for _, src := range sources {
-		for _, n := range c.parse(src) {
-			d := c.readFrame(n)
-			if d == nil || d.kind == kindTest {
-				continue
-			}
-			id := d.kind + " " + d.namespace + "/" + d.name
-			if first, ok := seen[id]; ok && d.name != "" {
-				c.fault(d.at, codeDuplicate, "%s is already defined at %s:%d:%d", id, first.file, first.line, first.column)
-				continue
-			}
-			seen[id] = d.at
-			c.seal(d, n)
-			docs = append(docs, d)
+	for _, n := range roots {
+		d := c.readFrame(n)
+		if d == nil || d.kind == kindTest {
+			continue
 		}
+		id := d.kind + " " + d.namespace + "/" + d.name
+		if first, ok := seen[id]; ok && d.name != "" {
+			c.fault(d.at, codeDuplicate, "%s is already defined at %s:%d:%d", id, first.file, first.line, first.column)
+			continue
+		}
+		seen[id] = d.at
+		c.seal(d, n)
+		docs = append(docs, d)
 	}
 	return docs
 }
