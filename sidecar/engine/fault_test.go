@@ -1,0 +1,534 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"txmesh/txlog"
+	"txmesh/txlog/memory"
+	"txmesh/txlog/txlogtest"
+	"txmesh/txn"
+)
+
+var errDisk = errors.New("input/output error")
+
+// TestL6HungCallDelaysNobodyElse: it is answered unknown at its time-out, and made again.
+func TestL6HungCallDelaysNobodyElse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tries := 0
+		calls := &book{answer: func(ctx context.Context, c txn.Call) (txn.Outcome, []byte, string) {
+			if c.Tx != "hung" {
+				return txn.OK, nil, ""
+			}
+			if tries++; tries < 3 {
+				<-ctx.Done()
+				return txn.OK, nil, "too late to count"
+			}
+			return txn.OK, nil, ""
+		}}
+		var unknown atomic.Int32
+		e := start(t, memory.New(memory.Options{}), calls, func(c *Config) {
+			c.CallTimeout = 5 * time.Second
+			c.Observer.Called = func(_ txn.Op, out txn.Outcome, took time.Duration) {
+				if out == txn.Unknown && took == 5*time.Second {
+					unknown.Add(1)
+				}
+			}
+		})
+		defer stop(t, e)
+		began := time.Now()
+		do(t, e, "hung", begin("hung", txn.Msg, branch("", txn.Commit)))
+		do(t, e, "hung", txn.Decide{Commit: true})
+		do(t, e, "well", begin("well", txn.Msg, branch("", txn.Commit)))
+		do(t, e, "well", txn.Decide{Commit: true})
+		wait(t, e, "well", ended)
+		if took := time.Since(began); took != 0 {
+			t.Errorf("the well one took %v beside a hung one", took)
+		}
+		wait(t, e, "hung", ended)
+		if took := time.Since(began); took != 13*time.Second || unknown.Load() != 2 {
+			t.Errorf("the hung one took %v with %d unknown answers, want 5s + 1s + 5s + 2s with 2", took, unknown.Load())
+		}
+	})
+}
+
+func TestL6PanickingCallerCountsAsUnknown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tries := 0
+		e := start(t, memory.New(memory.Options{}), callerFunc(func(context.Context, txn.Call) (txn.Outcome, []byte, string) {
+			if tries++; tries == 1 {
+				panic("caller")
+			}
+			return txn.OK, nil, ""
+		}))
+		defer stop(t, e)
+		do(t, e, "x", begin("x", txn.Msg, branch("", txn.Commit)))
+		do(t, e, "x", txn.Decide{Commit: true})
+		s := wait(t, e, "x", func(s txn.State) bool { return s.Branches[0].Known[txn.Commit].Attempt == 1 })
+		if got, want := s.Branches[0].Known[txn.Commit].Cause, "the call panicked: caller"; got != want {
+			t.Errorf("cause %q, want %q", got, want)
+		}
+		wait(t, e, "x", ended)
+	})
+}
+
+// TestCallsBeyondTheLimitWait: they are made when others have come back, none is lost.
+func TestCallsBeyondTheLimitWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var now, most atomic.Int32
+		e := start(t, memory.New(memory.Options{}), callerFunc(func(context.Context, txn.Call) (txn.Outcome, []byte, string) {
+			most.Store(max(most.Load(), now.Add(1)))
+			time.Sleep(time.Second)
+			now.Add(-1)
+			return txn.OK, nil, ""
+		}), func(c *Config) { c.CallsMax = 3 })
+		defer stop(t, e)
+		var bs []txn.Branch
+		for range 10 {
+			bs = append(bs, branch("", txn.Forward))
+		}
+		do(t, e, "x", begin("x", txn.SagaGraph, bs...))
+		began := time.Now()
+		wait(t, e, "x", ended)
+		if took := time.Since(began); most.Load() != 3 || took != 4*time.Second {
+			t.Errorf("%d calls at once in %v, want 3 in 4s", most.Load(), took)
+		}
+	})
+}
+
+// TestL1SlowAppendHoldsBackCallsAndGroups: while one append runs, everything else gathers for the next.
+func TestL1SlowAppendHoldsBackCallsAndGroups(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		calls := &book{}
+		s := txlogtest.Faulty(memory.New(memory.Options{}), txlogtest.Rule{On: txlogtest.OnAppend, From: 2, To: -1, Delay: 10 * time.Millisecond})
+		e := start(t, s, calls)
+		defer stop(t, e)
+		before := s.Calls(txlogtest.OnAppend)
+		began := time.Now()
+		for i := range 100 {
+			id := txn.ID(fmt.Sprint("x", i))
+			go func() { do(t, e, id, begin(id, txn.Saga, branch("", txn.Forward))) }()
+		}
+		time.Sleep(9 * time.Millisecond)
+		synctest.Wait()
+		if calls.seen() != "" {
+			t.Errorf("L1: calls before their records are durable: %s", calls.seen())
+		}
+		for i := range 100 {
+			wait(t, e, txn.ID(fmt.Sprint("x", i)), ended)
+		}
+		appends, took := s.Calls(txlogtest.OnAppend)-before, time.Since(began)
+		if appends > 4 || took > 40*time.Millisecond {
+			t.Errorf("%d appends in %v for 100 transactions, want at most 4", appends, took)
+		}
+	})
+}
+
+// TestL14DoWaitsForEarlierAppends: an event without records of its own, and a refused one, speak of records that
+// another event has made and that are not in the journal yet.
+func TestL14DoWaitsForEarlierAppends(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		s := txlogtest.Faulty(memory.New(memory.Options{}), txlogtest.Rule{On: txlogtest.OnAppend, From: 3,
+			Before: func(context.Context) { <-release }})
+		e := start(t, s, &book{})
+		defer stop(t, e)
+		do(t, e, "x", begin("x", txn.TCC))
+		e.Post("x", txn.Decide{Commit: true})
+		replies := make(chan string, 5)
+		ask := func(what string, f func() error) {
+			go func() { replies <- fmt.Sprint(what, " ", f() == nil) }()
+		}
+		ask("commit", func() error { return second(e.Do(t.Context(), "x", txn.Decide{Commit: true})) })
+		ask("abort", func() error { return second(e.Do(t.Context(), "x", txn.Decide{})) })
+		ask("state", func() error { return second(e.State(t.Context(), "x")) })
+		ask("wait", func() error { return second(e.Wait(t.Context(), "x", ended)) })
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if len(replies) > 0 {
+			t.Errorf("L14: answered %q before the decision was appended", <-replies)
+		}
+		close(release)
+		synctest.Wait()
+		got := []string{<-replies, <-replies, <-replies, <-replies}
+		slices.Sort(got)
+		if want := "[abort false commit true state true wait true]"; fmt.Sprint(got) != want {
+			t.Errorf("replies %v, want %s", got, want)
+		}
+	})
+}
+
+// TestL14FailedAppendIsUnknown: written or not, everybody is told, nothing is called, and the engine goes on with
+// what the journal holds.
+func TestL14FailedAppendIsUnknown(t *testing.T) {
+	for _, written := range []bool{false, true} {
+		t.Run(fmt.Sprint("written ", written), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				calls := &book{}
+				s := txlogtest.Faulty(memory.New(memory.Options{}), txlogtest.Rule{On: txlogtest.OnAppend, From: 3, Err: errDisk, Written: written})
+				e := start(t, s, calls)
+				defer stop(t, e)
+				do(t, e, "other", begin("other", txn.TCC))
+				waited := make(chan error, 1)
+				go func() { waited <- second(e.Wait(t.Context(), "other", ended)) }()
+				synctest.Wait()
+				_, err := e.Do(t.Context(), "x", begin("x", txn.Saga, branch("", txn.Forward)))
+				if !errors.Is(err, ErrUnavailable) || !errors.Is(err, errDisk) {
+					t.Errorf("do: %v, want %v and %v", err, ErrUnavailable, errDisk)
+				}
+				if err := <-waited; !errors.Is(err, ErrUnavailable) {
+					t.Errorf("wait: %v, want %v", err, ErrUnavailable)
+				}
+				if _, err := e.Do(t.Context(), "y", begin("y", txn.TCC)); !errors.Is(err, ErrUnavailable) {
+					t.Errorf("do while it is down: %v, want %v", err, ErrUnavailable)
+				}
+				if err := e.Refusal(); !errors.Is(err, errDisk) {
+					t.Errorf("refusal %v, want %v", err, errDisk)
+				}
+				if calls.seen() != "" {
+					t.Errorf("L1: called after a failed append: %s", calls.seen())
+				}
+				time.Sleep(150 * time.Millisecond)
+				if err := e.Refusal(); err != nil {
+					t.Errorf("still refuses after the reload: %v", err)
+				}
+				if s := do(t, e, "other", txn.Decide{}); s.Phase != txn.Aborted {
+					t.Errorf("other transaction is %s, want aborted", s.Phase)
+				}
+				_, err = e.State(t.Context(), "x")
+				if written != (err == nil) || !written && !errors.Is(err, txn.ErrUnknown) {
+					t.Errorf("state of the failed begin: %v, written %v", err, written)
+				}
+			})
+		})
+	}
+}
+
+// TestReloadBacksOff until the journal can be read and appended to again.
+func TestReloadBacksOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := txlogtest.Faulty(memory.New(memory.Options{}), txlogtest.Rule{On: txlogtest.OnAppend, From: 2, To: 5, Err: errDisk})
+		e := start(t, s, &book{})
+		defer stop(t, e)
+		began := time.Now()
+		_, err := e.Do(t.Context(), "x", begin("x", txn.TCC))
+		for err != nil {
+			time.Sleep(time.Millisecond)
+			_, err = e.Do(t.Context(), "x", begin("x", txn.TCC))
+		}
+		if took := time.Since(began).Round(10 * time.Millisecond); took != 1500*time.Millisecond {
+			t.Errorf("back after %v, want 100 + 200 + 400 + 800 ms", took)
+		}
+	})
+}
+
+func TestFencedOwnerStopsForGood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := txlogtest.Faulty(memory.New(memory.Options{}), txlogtest.Rule{On: txlogtest.OnAppend, From: 2, Err: txlog.ErrFenced})
+		e := start(t, s, &book{})
+		defer stop(t, e)
+		for range 3 {
+			if _, err := e.Do(t.Context(), "x", begin("x", txn.TCC)); !errors.Is(err, txlog.ErrFenced) {
+				t.Errorf("do: %v, want %v", err, txlog.ErrFenced)
+			}
+			time.Sleep(time.Hour)
+		}
+		if n := s.Calls(txlogtest.OnAppend); n != 2 {
+			t.Errorf("%d appends, want none after the fenced one", n-2)
+		}
+	})
+}
+
+func TestStartNamesWhyItFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		closed := memory.New(memory.Options{})
+		_ = closed.Close() // cannot fail
+		broken := txlogtest.Faulty(memory.New(memory.Options{}), txlogtest.Rule{On: txlogtest.OnAppend, Err: errDisk})
+		for _, tt := range []struct {
+			store txlog.Journal
+			want  error
+		}{{closed, txlog.ErrClosed}, {broken, errDisk}} {
+			e, err := New(Config{Store: tt.store, Caller: &book{}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := e.Do(t.Context(), "x", begin("x", txn.TCC)); !errors.Is(err, ErrClosed) {
+				t.Errorf("do before start: %v, want %v", err, ErrClosed)
+			}
+			if err := e.Start(t.Context()); !errors.Is(err, tt.want) {
+				t.Errorf("start: %v, want %v", err, tt.want)
+			}
+		}
+		if _, err := New(Config{}); err == nil {
+			t.Error("New takes a Config without a store")
+		}
+	})
+}
+
+// TestStaleAnswers: calls that left before a reload may answer after it. Only "done" is a fact then.
+func TestStaleAnswers(t *testing.T) {
+	for _, stale := range []txn.Outcome{txn.OK, txn.Refused, txn.Unknown} {
+		t.Run(stale.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				answers := make(chan txn.Outcome)
+				var n atomic.Int32
+				caller := callerFunc(func(ctx context.Context, c txn.Call) (txn.Outcome, []byte, string) {
+					if n.Add(1) == 1 {
+						return <-answers, nil, "stale"
+					}
+					time.Sleep(2 * time.Second)
+					return txn.OK, nil, ""
+				})
+				s := txlogtest.Faulty(memory.New(memory.Options{}), txlogtest.Rule{On: txlogtest.OnAppend, To: -1, Err: errDisk,
+					If: func(es []txlog.Entry) bool { return len(es) > 0 && es[0].Tx == "bad" }})
+				e := start(t, s, caller)
+				defer stop(t, e)
+				do(t, e, "x", begin("x", txn.Msg, branch("", txn.Commit)))
+				do(t, e, "x", txn.Decide{Commit: true})
+				if _, err := e.Do(t.Context(), "bad", begin("bad", txn.TCC)); err == nil {
+					t.Fatal("the append did not fail")
+				}
+				time.Sleep(200 * time.Millisecond)
+				if n.Load() != 2 {
+					t.Fatalf("%d calls, want the reloaded machine's as well", n.Load())
+				}
+				answers <- stale
+				synctest.Wait()
+				_, err := e.Wait(timeout(t, time.Second), "x", ended)
+				if done := err == nil; done != (stale == txn.OK) {
+					t.Errorf("ended by a stale answer: %v, want %v", done, stale == txn.OK)
+				}
+				wait(t, e, "x", ended)
+				if n.Load() != 2 {
+					t.Errorf("%d calls, want 2: a stale answer must not stand for the new call's", n.Load())
+				}
+			})
+		})
+	}
+}
+
+func timeout(t *testing.T, d time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// TestCloseWithWorkOpen lets nobody hang, and the next engine on the same journal goes on.
+func TestCloseWithWorkOpen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := memory.New(memory.Options{})
+		e := start(t, s, callerFunc(func(ctx context.Context, c txn.Call) (txn.Outcome, []byte, string) {
+			<-ctx.Done()
+			return txn.Unknown, nil, "cancelled"
+		}))
+		do(t, e, "x", begin("x", txn.Saga, branch("", txn.Forward)))
+		waited := make(chan error, 1)
+		go func() { waited <- second(e.Wait(t.Context(), "x", ended)) }()
+		synctest.Wait()
+		stop(t, e)
+		if err := <-waited; !errors.Is(err, ErrClosed) {
+			t.Errorf("wait: %v, want %v", err, ErrClosed)
+		}
+		if _, err := e.State(t.Context(), "x"); !errors.Is(err, ErrClosed) {
+			t.Errorf("state: %v, want %v", err, ErrClosed)
+		}
+		calls := &book{}
+		e = start(t, s, calls)
+		defer stop(t, e)
+		if st := wait(t, e, "x", ended); st.Phase != txn.Committed || calls.seen() != "x forward 0" {
+			t.Errorf("%s after %q, want committed after x forward 0", st.Phase, calls.seen())
+		}
+	})
+}
+
+// TestCrashAtEveryAppend cuts the power at each append of a run and goes on from what is left: every transaction
+// that was acknowledged is found, ends, and keeps its decision.
+func TestCrashAtEveryAppend(t *testing.T) {
+	for at := 2; ; at++ {
+		reached := false
+		t.Run(fmt.Sprint("append ", at), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { reached = crashAt(t, at) })
+		})
+		if !reached {
+			if at < 8 {
+				t.Errorf("only %d appends", at-1)
+			}
+			return
+		}
+	}
+}
+
+func crashAt(t *testing.T, at int) (reached bool) {
+	store := memory.New(memory.Options{})
+	rng := rand.New(rand.NewPCG(uint64(at), 1))
+	s := txlogtest.Faulty(store, txlogtest.Rule{On: txlogtest.OnAppend, From: at, To: -1, Err: errDisk, Written: rng.IntN(2) == 0})
+	e := start(t, s, &book{})
+	var begun, committed []txn.ID
+	for i := range 4 {
+		id := txn.ID(fmt.Sprint("x", i))
+		mode := []txn.Mode{txn.Saga, txn.Explicit, txn.Intercepted, txn.TCC}[i]
+		var bs []txn.Branch
+		if mode == txn.Saga {
+			bs = []txn.Branch{branch("", txn.Forward, txn.Undo), branch("", txn.Forward, txn.Undo)}
+		}
+		if _, err := e.Do(t.Context(), id, begin(id, mode, bs...)); err != nil {
+			break
+		}
+		begun = append(begun, id)
+		if mode == txn.Saga {
+			continue
+		}
+		_, err := e.Do(t.Context(), id, txn.Enlist{Branch: branch("a", txn.Undo, txn.Commit), Answered: txn.OK})
+		if err == nil {
+			_, err = e.Do(t.Context(), id, txn.Decide{Commit: true})
+		}
+		if err == nil {
+			committed = append(committed, id)
+		}
+	}
+	synctest.Wait()
+	reached = s.Calls(txlogtest.OnAppend) >= at
+	stop(t, e)
+	store.Crash(rng)
+
+	e = start(t, store, &book{})
+	defer stop(t, e)
+	for _, id := range begun {
+		st, err := e.State(t.Context(), id)
+		if err != nil {
+			t.Errorf("L14: %s was acknowledged and is lost: %v", id, err)
+			continue
+		}
+		if !st.Phase.Done() {
+			st = wait(t, e, id, ended)
+		}
+		if slices.Contains(committed, id) && st.Phase != txn.Committed {
+			t.Errorf("L3: the commit of %s was acknowledged, and it ended %s: %s", id, st.Phase, st.Reason)
+		}
+	}
+	return reached
+}
+
+// TestLoadedStateIsMadeDurable: what a killed process left in the page cache may have been read back without ever
+// having been synced. Before anything is called or answered, it is.
+func TestLoadedStateIsMadeDurable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := memory.New(memory.Options{})
+		e := start(t, store, &book{})
+		do(t, e, "x", begin("x", txn.Msg, branch("", txn.Commit)))
+		stop(t, e)
+		// The decision was written, and the process died before its sync.
+		entry := txlog.Entry{Tx: "x", At: time.Now().UTC(), Record: txn.Decided{Commit: true, Stand: []string{"0"}}}
+		if err := store.Append(t.Context(), []txlog.Entry{entry}, false); err != nil {
+			t.Fatal(err)
+		}
+		e = start(t, store, callerFunc(func(context.Context, txn.Call) (txn.Outcome, []byte, string) {
+			return txn.Pending, nil, ""
+		}))
+		synctest.Wait()
+		stop(t, e)
+		store.Crash(rand.New(rand.NewPCG(1, 1)))
+		e = start(t, store, &book{})
+		defer stop(t, e)
+		if s, err := e.State(t.Context(), "x"); err != nil || !s.Commit {
+			t.Errorf("L3: the commit went out, and after the power cut it is %s, %v", s.Phase, err)
+		}
+	})
+}
+
+func TestLimits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := txlogtest.Faulty(memory.New(memory.Options{}), txlogtest.Rule{On: txlogtest.OnAccepts, From: 4, Err: txlog.ErrFull})
+		e := start(t, s, &book{}, func(c *Config) { c.Limits = Limits{Open: 2, Branches: 2, Bytes: 1000} })
+		defer stop(t, e)
+		do(t, e, "x", begin("x", txn.TCC, branch("a")))
+		do(t, e, "y", begin("y", txn.TCC))
+		do(t, e, "x", txn.Enlist{Branch: branch("b")})
+		do(t, e, "x", txn.Enlist{Branch: branch("b")}) // a repeat is no new branch
+		large := begin("z", txn.TCC)
+		large.Spec.Note = make([]byte, 2000)
+		longKey := begin("z", txn.TCC)
+		longKey.Spec.Key = strings.Repeat("k", 2000)
+		for _, tt := range []struct {
+			id   txn.ID
+			ev   txn.Event
+			want string
+		}{
+			{"x", txn.Enlist{Branch: branch("c")}, "transaction x: engine: too many branches in one transaction: there are 2, max-branches"},
+			{"z", begin("z", txn.TCC), "transaction z: engine: too many open transactions: 2 are open, max-open"},
+			{"z", begin("z", txn.TCC), "transaction z: txlog: not enough free space"},
+			{"x", txn.Decide{Answer: make([]byte, 2000)}, "transaction x: engine: too large for the journal: 2000 bytes in one event, at most 1000"},
+			{"z", large, "transaction z: engine: too large for the journal: 2000 bytes in one event, at most 1000"},
+			{"z", longKey, "transaction z: engine: too large for the journal: id, key and name have 1, 2000 and 0 bytes, at most 512, 1024 and 512"},
+			{"z", begin("y", txn.TCC), `transaction z: begin names "y": txn: repeated with other content`},
+		} {
+			_, err := e.Do(t.Context(), tt.id, tt.ev)
+			if err == nil || err.Error() != tt.want {
+				t.Errorf("got  %v\nwant %s", err, tt.want)
+			}
+		}
+	})
+}
+
+// TestAnswerTooLargeToKeepIsNone: it must not leave the call without an answer.
+func TestAnswerTooLargeToKeepIsNone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		size := 2000
+		e := start(t, memory.New(memory.Options{}), callerFunc(func(context.Context, txn.Call) (txn.Outcome, []byte, string) {
+			return txn.OK, make([]byte, size), ""
+		}), func(c *Config) { c.Limits.Bytes = 1000 })
+		defer stop(t, e)
+		do(t, e, "x", begin("x", txn.Saga, branch("", txn.Forward)))
+		s := wait(t, e, "x", func(s txn.State) bool { return s.Branches[0].Known[txn.Forward].Attempt > 0 })
+		want := "transaction x: engine: too large for the journal: 2000 bytes in one event, at most 1000"
+		if got := s.Branches[0].Known[txn.Forward].Cause; got != want {
+			t.Errorf("cause %q, want %q", got, want)
+		}
+		size = 10
+		wait(t, e, "x", ended)
+	})
+}
+
+// TestLargeLoadIsAppendedInPortions when the store finds it too large at once.
+func TestLargeLoadIsAppendedInPortions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := memory.New(memory.Options{})
+		var es []txlog.Entry
+		for i := range 300 {
+			id := txn.ID(fmt.Sprintf("x%03d", i))
+			b := branch("", txn.Undo)
+			b.ID = "0"
+			es = append(es, txlog.Entry{Tx: id, At: time.Now().UTC(), Record: txn.Began{Spec: begin(id, txn.Intercepted, b).Spec}})
+		}
+		if err := store.Append(t.Context(), es, true); err != nil {
+			t.Fatal(err)
+		}
+		most := 0
+		s := txlogtest.Faulty(store, txlogtest.Rule{On: txlogtest.OnAppend, To: -1, Err: txlog.ErrTooLarge, If: func(es []txlog.Entry) bool {
+			if len(es) > 50 {
+				return true
+			}
+			most = max(most, len(es))
+			return false
+		}})
+		e := start(t, s, &book{}, func(c *Config) { c.BatchMax = 200 })
+		defer stop(t, e)
+		for i := range 300 {
+			id := txn.ID(fmt.Sprintf("x%03d", i))
+			if st := wait(t, e, id, ended); st.Phase != txn.Aborted || st.Reason != "sidecar restarted" {
+				t.Fatalf("%s is %s: %s", id, st.Phase, st.Reason)
+			}
+		}
+		if most != 50 {
+			t.Errorf("at most %d entries at once, want portions of 50", most)
+		}
+	})
+}
