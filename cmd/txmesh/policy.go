@@ -14,7 +14,12 @@ import (
 )
 
 func newPolicyCommand() *cobra.Command {
-	c := &cobra.Command{Use: "policy", Short: "Check, explain and test policies, without a sidecar"}
+	c := &cobra.Command{
+		Use:   "policy",
+		Short: "Check, explain and test policies, without a sidecar",
+		Args:  cobra.NoArgs, // a misspelt command is an error, not a request for help
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
 	c.AddCommand(newPolicyCheckCommand(), newPolicyExplainCommand(), newPolicyTestCommand())
 	return c
 }
@@ -195,8 +200,9 @@ func runSamples(w io.Writer, set *policies.Set, samples []policies.Sample) error
 		failed++
 		fmt.Fprintf(w, "FAIL  %s (%s)\n", s.Name, s.At)
 		for _, m := range wrong {
-			text := diff.Diff("want "+m.Key, []byte(m.Want+"\n"), "got "+m.Key, []byte(m.Got+"\n"))
-			fmt.Fprintf(w, "      %s\n", strings.ReplaceAll(strings.TrimSpace(string(text)), "\n", "\n      "))
+			text := string(diff.Diff("want "+m.Key, []byte(m.Want+"\n"), "got "+m.Key, []byte(m.Got+"\n")))
+			_, text, _ = strings.Cut(strings.TrimSpace(text), "\n") // its first line repeats the names
+			fmt.Fprintf(w, "      %s\n", strings.ReplaceAll(text, "\n", "\n      "))
 		}
 	}
 	fmt.Fprintf(w, "%d cases, %d failed\n", len(samples), failed)
