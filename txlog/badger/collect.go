@@ -34,7 +34,7 @@ func (s *Store) collect(ctx context.Context) error {
 			return err
 		}
 		if live.bytes > s.opts.SegmentBytes/2 {
-			if err := s.values.shrink(segment, live.end); err != nil {
+			if err := s.shrinkSegment(ctx, segment, live.end); err != nil {
 				return err
 			}
 			continue
@@ -121,6 +121,19 @@ func (s *Store) moveAll(ctx context.Context, moves []move) error {
 		}
 	}
 	return nil
+}
+
+// shrinkSegment gives back what lies behind the last value. First it syncs, so that no row can come back that was
+// forgotten only in memory and refers to a value further on.
+func (s *Store) shrinkSegment(ctx context.Context, segment uint32, end int64) error {
+	longer, err := s.values.longer(segment, end)
+	if err != nil || !longer {
+		return err
+	}
+	if err := s.submit(ctx, &request{sync: true, done: make(chan error, 1)}); err != nil {
+		return err
+	}
+	return s.values.shrink(segment, end)
 }
 
 // removeSegment drops what is left of the references, syncs, looks once more and removes the file.

@@ -193,15 +193,17 @@ func (v *values) settle() {
 	}
 }
 
-// shrink gives back what a crash has left allocated behind the last value of a segment.
-func (v *values) shrink(segment uint32, end int64) error {
+// longer reports whether a segment has blocks behind a byte: a crash leaves it allocated to its full size.
+func (v *values) longer(segment uint32, end int64) (bool, error) {
 	st, err := os.Stat(v.path(segment))
 	if err != nil {
-		return fmt.Errorf("look at segment %d: %w", segment, err)
+		return false, fmt.Errorf("look at segment %d: %w", segment, err)
 	}
-	if st.Size() <= end {
-		return nil
-	}
+	return st.Size() > end, nil
+}
+
+// shrink cuts a segment off behind its last value, to which durable pointers lead.
+func (v *values) shrink(segment uint32, end int64) error {
 	if err := os.Truncate(v.path(segment), end); err != nil {
 		return fmt.Errorf("shrink segment %d: %w", segment, err)
 	}
