@@ -41,6 +41,6 @@ func newRootCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newPolicyCommand())
+	root.AddCommand(newDemoCommand(), newPolicyCommand(), newTxCommand())
 	return root
 }

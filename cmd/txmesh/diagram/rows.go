@@ -150,7 +150,7 @@ func (s *script) answered(at string, e Event) {
 	text := because(name+": "+e.Outcome, e.Cause)
 	if s.decidedBefore(e) {
 		// The service is not asked for an answer any more: whoever recorded it tells it.
-		path, text = s.reach(Event{Branch: e.Branch, Op: "ask"}), because(name+": it was "+e.Outcome, e.Cause)
+		path, text = s.reach(Event{Branch: e.Branch, Op: "ask"}), because(name+map[bool]string{true: " did take effect", false: " did not take effect"}[e.Outcome == "ok"], e.Cause)
 	}
 	s.add(row{time: at, path: back(path), tone: toneOf(e.Outcome), text: text})
 }
@@ -200,7 +200,7 @@ func (s *script) op(e Event) string {
 	if e.Branch == "" {
 		return map[string]string{"ask": "asking the initiator", "tell": "telling the listeners"}[e.Op]
 	}
-	word := map[string]string{"commit": "confirm", "ask": "outcome of", "forward": "call"}[e.Op]
+	word := map[string]string{"commit": "confirm", "ask": "ask about", "forward": "call"}[e.Op]
 	if word == "" {
 		word = e.Op
 	}
