@@ -29,6 +29,14 @@ func (g *Gate) outbound(ctx context.Context, p Port, r Request) Verdict {
 		}
 	}
 	j, ok, ambiguous := g.join(r, c)
+	if named := r.Header(HeaderStart); named != "" && !ok {
+		start, err := startNamed(set, named)
+		if err != nil {
+			return Verdict{Answer: problem(CodeBadHeader, err.Error(), "")}
+		}
+		strip(r)
+		return g.root(ctx, r, start)
+	}
 	switch {
 	case rule != nil && rule.Shadow:
 		g.shadowed(rule.Name)
@@ -135,6 +143,9 @@ type branchExchange struct {
 
 // branch has a call journaled before it leaves (L2).
 func (g *Gate) branch(ctx context.Context, p Port, r Request, rule *policies.Call, j joined) Verdict {
+	if r.Header("upgrade") != "" {
+		return Verdict{Answer: problem(CodeUpgrade, "rule "+rule.Name, j.context.ID)}
+	}
 	reads := rule.Reads()
 	msg, tooLarge := g.requestMessage(r, reads.RequestBody || rule.Kind == policies.Hold)
 	if tooLarge != nil {

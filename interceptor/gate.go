@@ -103,7 +103,7 @@ type exchange interface {
 // fact that must be durable before the request leaves is durable.
 func (g *Gate) Before(ctx context.Context, p Port, r Request) Verdict {
 	if p.Direction == Inbound {
-		return g.inbound(ctx, r)
+		return g.inbound(ctx, p, r)
 	}
 	return g.outbound(ctx, p, r)
 }
@@ -137,7 +137,7 @@ func (g *Gate) carried(r Request) carried {
 
 // inbound is a request from the network to the application. Headers of the protocol count only under a context
 // that this mesh signed; all others are stripped.
-func (g *Gate) inbound(ctx context.Context, r Request) Verdict {
+func (g *Gate) inbound(ctx context.Context, p Port, r Request) Verdict {
 	c := g.carried(r)
 	if c.present && !errors.Is(c.err, ErrForged) {
 		if id, n, ok := SplitBranchName(r.Header(HeaderBranch)); ok && id == c.context.ID {
@@ -150,6 +150,12 @@ func (g *Gate) inbound(ctx context.Context, r Request) Verdict {
 		}
 	}
 	start := g.Policies.Current().Start(g.ownTarget(r))
+	if named := r.Header(HeaderStart); named != "" && p.Trusted {
+		var err error
+		if start, err = startNamed(g.Policies.Current(), named); err != nil {
+			return Verdict{Answer: problem(CodeBadHeader, err.Error(), "")}
+		}
+	}
 	if c.present && c.err == nil {
 		switch {
 		case start == nil || start.Nested == policies.NestedJoin || start.Shadow:

@@ -545,3 +545,57 @@ func TestUnansweredBranch(t *testing.T) {
 		})
 	}
 }
+
+func TestStartByHeader(t *testing.T) {
+	start := func(name string) *request {
+		return newRequest("POST", "http://transfers/elsewhere", "tx-start", name)
+	}
+	for _, tt := range []struct {
+		name    string
+		port    Port
+		r       *request
+		want    string
+		started string
+	}{
+		{"a stranger's is stripped", Port{Direction: Inbound}, start("bank/transfer/transfer"), "passes", ""},
+		{"a trusted gateway's counts", Port{Direction: Inbound, Trusted: true}, start("bank/transfer/transfer"), "root", "bank/transfer/transfer"},
+		{"the local application's counts", Port{Direction: Outbound, Service: "bank/other"}, start("bank/transfer/strict"), "root", "bank/transfer/strict"},
+		{"a policy with several rules", Port{Direction: Inbound, Trusted: true}, start("bank/transfer"), "TXM0124", ""},
+		{"an unknown policy", Port{Direction: Outbound}, start("bank/nothing"), "TXM0124", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t, "bank/transfers")
+			v := w.gate.Before(context.Background(), tt.port, tt.r)
+			got := "passes"
+			switch {
+			case v.Answer != nil:
+				got = code(v.Answer)
+			case v.Ticket != nil:
+				got = "root"
+			}
+			started := ""
+			if m := w.machines[w.lastID()]; m != nil {
+				started = m.State().Spec.Name
+			}
+			if got != tt.want || started != tt.started {
+				t.Errorf("got %s and began %q, want %s and %q", got, started, tt.want, tt.started)
+			}
+			if tt.r.Header(HeaderStart) != "" && tt.want != "TXM0124" {
+				t.Error("tx-start went on")
+			}
+		})
+	}
+}
+
+func TestUpgradeIsNoPartOfATransaction(t *testing.T) {
+	w := newWorld(t, "bank/transfers")
+	a := w.in(newRequest("POST", "http://transfers/transfers", "upgrade", "websocket")).Answer
+	if a == nil || code(a) != string(CodeUpgrade) {
+		t.Errorf("an upgrade as root: %s", show(a))
+	}
+	_, root := w.root()
+	a = w.out("bank/accounts", newRequest("POST", "http://accounts/never", "baggage", root.Header("baggage"), "upgrade", "h2c")).Answer
+	if a == nil || code(a) != string(CodeUpgrade) {
+		t.Errorf("an upgrade as branch: %s", show(a))
+	}
+}

@@ -36,6 +36,7 @@ const (
 	CodeRule        Code = "TXM0122"
 	CodeNotTaking   Code = "TXM0123"
 	CodeBadHeader   Code = "TXM0124"
+	CodeUpgrade     Code = "TXM0125"
 )
 
 // Explanation is what a code means and what to do about it.
@@ -73,6 +74,7 @@ func Codes() []Explanation {
 		{CodeRule, 500, "rule could not be evaluated", "mend the rule with `txmesh policy test`"},
 		{CodeNotTaking, 503, "no new transactions are taken", "free disk space or wait; open transactions go on"},
 		{CodeBadHeader, 400, "header of the transaction protocol is malformed", "see docs/reference/headers.md"},
+		{CodeUpgrade, 400, "an upgraded connection cannot be part of a transaction", "match a narrower path or method in the rule, so that the upgrade passes beside it"},
 	}
 }
 

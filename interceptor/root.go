@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"strconv"
 
 	"github.com/fxamacker/cbor/v2"
@@ -22,8 +23,31 @@ type rootExchange struct {
 	serving *serving
 }
 
+// startNamed finds the start rule that tx-start names: `namespace/policy`, or `namespace/policy/rule` where the policy
+// has several.
+func startNamed(set *policies.Set, name string) (*policies.Start, error) {
+	var found *policies.Start
+	for _, s := range set.Starts() {
+		switch {
+		case s.Policy+"/"+s.Name == name:
+			return s, nil
+		case s.Policy == name && found != nil:
+			return nil, fmt.Errorf("tx-start %q names a policy with several start rules: add /%s or another", name, s.Name)
+		case s.Policy == name:
+			found = s
+		}
+	}
+	if found == nil {
+		return nil, fmt.Errorf("tx-start %q names no start rule: write namespace/policy, or namespace/policy/rule", name)
+	}
+	return found, nil
+}
+
 // root opens a transaction for a request that a start rule names, or answers a repeated one from the journal.
 func (g *Gate) root(ctx context.Context, r Request, start *policies.Start) Verdict {
+	if r.Header("upgrade") != "" {
+		return Verdict{Answer: problem(CodeUpgrade, "start rule "+start.Name, "")}
+	}
 	msg, tooLarge := g.requestMessage(r, start.Reads().RequestBody)
 	if tooLarge != nil {
 		return Verdict{Answer: tooLarge}
