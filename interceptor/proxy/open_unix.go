@@ -7,22 +7,32 @@ import (
 	"syscall"
 )
 
-// isOpen asks the kernel whether a resting connection is still open and silent. It does not block.
-func isOpen(conn net.Conn) bool {
+// probe asks the kernel whether a resting connection is still open and silent. It does not block.
+type probe struct {
+	raw    syscall.RawConn // nil: cannot know
+	peek   func(fd uintptr)
+	silent bool
+}
+
+func newProbe(conn net.Conn) *probe {
+	p := new(probe)
 	sc, ok := conn.(syscall.Conn)
 	if !ok {
-		return true
+		return p
 	}
 	raw, err := sc.SyscallConn()
 	if err != nil {
-		return false
+		return p
 	}
-	var one [1]byte
-	silent := false
-	err = raw.Read(func(fd uintptr) bool {
-		_, _, err := syscall.Recvfrom(int(fd), one[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		silent = err == syscall.EAGAIN
-		return true
-	})
-	return err == nil && silent
+	p.raw = raw
+	one := make([]byte, 1)
+	p.peek = func(fd uintptr) {
+		_, _, err := syscall.Recvfrom(int(fd), one, syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		p.silent = err == syscall.EAGAIN
+	}
+	return p
+}
+
+func (p *probe) isOpen() bool {
+	return p.raw == nil || p.raw.Control(p.peek) == nil && p.silent
 }

@@ -7,9 +7,6 @@ import (
 	"time"
 )
 
-// restMin is how long a kept connection may rest before its use without asking the kernel whether it was closed.
-const restMin = time.Millisecond
-
 // upstream is one connection to an endpoint. One exchange uses it at a time.
 type upstream struct {
 	conn     net.Conn
@@ -17,6 +14,7 @@ type upstream struct {
 	endpoint string
 	reused   bool
 	since    time.Time // it rests since then
+	probe    *probe
 }
 
 // pool keeps idle connections to endpoints, the youngest in use first. It makes no connection on its own.
@@ -41,7 +39,7 @@ func (p *pool) get(ctx context.Context, endpoint string, fresh bool) (*upstream,
 		if u == nil {
 			break
 		}
-		if time.Since(u.since) < restMin || isOpen(u.conn) {
+		if u.probe.isOpen() {
 			u.reused = true
 			return u, nil
 		}
@@ -53,7 +51,7 @@ func (p *pool) get(ctx context.Context, endpoint string, fresh bool) (*upstream,
 	if err != nil {
 		return nil, err
 	}
-	return &upstream{conn: conn, in: reader{conn: conn, pool: p.bufs}, endpoint: endpoint}, nil
+	return &upstream{conn: conn, in: reader{conn: conn, pool: p.bufs}, endpoint: endpoint, probe: newProbe(conn)}, nil
 }
 
 func (p *pool) pop(endpoint string) *upstream {
