@@ -1,6 +1,7 @@
 package sidecar
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"net"
@@ -39,6 +40,18 @@ type problems struct{ list Problems }
 
 func (p *problems) add(key, value, text, remedy string) {
 	p.list = append(p.list, Problem{key, value, text, remedy})
+}
+
+// sorted brings the problems into the order of the keys; unknown keys go first.
+func (p *problems) sorted() Problems {
+	all := keys()
+	rank := func(x Problem) int {
+		name, _, _ := strings.Cut(x.Key, "[")
+		name, _, _ = strings.Cut(name, " ")
+		return slices.IndexFunc(all, func(k key) bool { return k.name == name })
+	}
+	slices.SortStableFunc(p.list, func(a, b Problem) int { return rank(a) - rank(b) })
+	return p.list
 }
 
 // qualified puts a service without namespace into one.
@@ -100,7 +113,7 @@ func (p *problems) boolean(key, value string) bool {
 func (p *problems) word(name, value string) string {
 	i := slices.IndexFunc(keys(), func(k key) bool { return k.name == name })
 	if words := keys()[i].words; !slices.Contains(words, value) {
-		p.add(name, value, "is not one of the values", "write "+strings.Join(words, ", "))
+		p.add(name, value, "is not one of the values", "write one of "+strings.Join(words, ", "))
 	}
 	return value
 }
@@ -133,7 +146,7 @@ func (p *problems) list1(key string, v any) []string {
 
 // upstreams reads the list of maps of the file, or the short form of flags and variables.
 func (p *problems) upstreams(v any, service string) []Upstream {
-	namespace, _, _ := strings.Cut(service, "/")
+	namespace, _, _ := strings.Cut(qualified(cmp.Or(service, "-"), "default"), "/")
 	var out []Upstream
 	switch x := v.(type) {
 	case nil:

@@ -70,15 +70,14 @@ func Load(args []string, environ []string, help func(text string)) (Config, erro
 		return Config{}, err
 	}
 	var p problems
-	p.environment(v, environ)
+	p.environment(v, flags, environ)
 	if path := v.GetString("config"); path != "" {
 		p.file(v, path)
 	}
-	_ = flags // bound to v, which reads them
 	c := p.values(v)
 	p.check(&c)
 	if len(p.list) > 0 {
-		return Config{}, p.list
+		return Config{}, p.sorted()
 	}
 	return c, nil
 }
@@ -125,8 +124,8 @@ func (f *flagValue) Set(s string) error {
 	return nil
 }
 
-// environment takes the TXMESH_ variables; one that is no key is a mistake.
-func (p *problems) environment(v *viper.Viper, environ []string) {
+// environment takes the TXMESH_ variables, which rank below flags and above the file; one that is no key is a mistake.
+func (p *problems) environment(v *viper.Viper, flags *pflag.FlagSet, environ []string) {
 	known := map[string]string{"TXMESH_CONFIG": "config"}
 	for _, k := range keys() {
 		known[k.env()] = k.name
@@ -139,11 +138,8 @@ func (p *problems) environment(v *viper.Viper, environ []string) {
 		key, ok := known[name]
 		if !ok {
 			p.add(name, value, "unknown variable", "remove it; docs/reference/config.md lists all keys")
-			continue
-		}
-		// A default of viper's ranks below file and flags, so the variable becomes a binding of its own.
-		if err := v.BindEnv(key, name); err != nil {
-			p.add(name, value, err.Error(), "remove it")
+		} else if !flags.Changed(key) {
+			v.Set(key, value)
 		}
 	}
 }

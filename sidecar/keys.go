@@ -55,7 +55,7 @@ func keys() []key {
 		{name: "max-open", kind: number, def: "10000", doc: "open transactions of this sidecar; more are refused"},
 		{name: "max-branches", kind: number, def: "1000", doc: "branches of one transaction; more are refused"},
 		{name: "call-timeout", kind: duration, def: "10s", doc: "longest time that an undo, confirm, query or delivery may take"},
-		{name: "peer-timeout", kind: duration, def: "5s", doc: "longest time that another sidecar may take to answer"},
+		{name: "peer-timeout", kind: duration, def: "5s", doc: "longest time that another sidecar may take to answer, unless it has an application called"},
 		{name: "commit-wait", kind: duration, def: "5s", doc: "how long a commit over the API waits for unanswered branches before it answers 202"},
 		{name: "timeout-default", kind: duration, def: "30s", doc: "time to the decision of a transaction begun over the API without a timeout"},
 		{name: "grace-period", kind: duration, def: "30s", doc: "after SIGTERM: how long the sidecar goes on for the application and for open transactions"},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"txmesh/interceptor"
@@ -134,19 +135,35 @@ func (s *Sidecar) serve() <-chan error {
 	return failed
 }
 
-// shutdownMax bounds how long running exchanges may take once everything else is over.
-const shutdownMax = 5 * time.Second
+// shutdownMax bounds how long running exchanges may take once the grace period is over.
+const shutdownMax = time.Second
 
+// shutdown closes all ports at once. Exchanges that outlast it are cut; the engine goes before they are waited for,
+// because their ends may wait for its transactions.
 func (s *Sidecar) shutdown() error {
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownMax)
 	defer cancel()
-	var errs []error
-	for _, p := range s.ports.all {
-		if err := p.shutdown(ctx); err != nil {
-			errs = append(errs, fmt.Errorf("close %s port: %w", p.name, err))
-		}
+	errs := make([]error, len(s.ports.all)+1)
+	var closing sync.WaitGroup
+	for i, p := range s.ports.all {
+		closing.Go(func() {
+			if err := p.shutdown(ctx); err != nil {
+				errs[i] = fmt.Errorf("close %s port: %w", p.name, err)
+			}
+		})
 	}
-	s.serving.Wait()
+	closed := make(chan struct{})
+	go func() {
+		closing.Wait()
+		s.serving.Wait()
+		close(closed)
+	}()
+	select {
+	case <-closed:
+	case <-ctx.Done():
+	}
+	errs[len(errs)-1] = s.engine.Close()
+	<-closed
 	return errors.Join(errs...)
 }
 

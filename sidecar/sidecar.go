@@ -122,7 +122,6 @@ func (s *Sidecar) Run(ctx context.Context, ready func(Addresses)) error {
 	if err := s.gate.Restore(ctx, open); err != nil {
 		return fmt.Errorf("rebuild the map of calls in flight: %w", err)
 	}
-	s.log.Info("journal loaded", "owner", s.owner, "open", len(open))
 
 	// Listeners open last: a call that arrives finds everything that was durable before.
 	if err := s.bind(); err != nil {

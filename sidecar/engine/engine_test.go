@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"strings"
 	"sync"
 	"testing"
@@ -228,6 +229,60 @@ func TestWaitersGoAway(t *testing.T) {
 		e.inLoop(func(l *loop) { left = len(l.waiters) })
 		if left != 0 {
 			t.Errorf("%d waiters left", left)
+		}
+	})
+}
+
+// slowHistory reads, and hands over what it read when it is let go.
+type slowHistory struct {
+	*memory.Store
+	reading chan struct{} // says that one has read
+	release chan struct{}
+}
+
+func (s *slowHistory) History(ctx context.Context, id txn.ID) iter.Seq2[txlog.Entry, error] {
+	var entries []txlog.Entry
+	for e, err := range s.Store.History(ctx, id) {
+		if err == nil {
+			entries = append(entries, e)
+		}
+	}
+	select {
+	case s.reading <- struct{}{}:
+		<-s.release
+	default: // only the first is slow
+	}
+	return func(yield func(txlog.Entry, error) bool) {
+		for _, e := range entries {
+			if !yield(e, nil) {
+				return
+			}
+		}
+	}
+}
+
+// TestBeginIsNotBegunTwice where one Begin looks into the journal, another begins and ends the transaction, and
+// only then the first comes back with what it saw.
+func TestBeginIsNotBegunTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &slowHistory{Store: memory.New(memory.Options{}), reading: make(chan struct{}, 1), release: make(chan struct{})}
+		began := 0
+		e := start(t, s, &book{}, func(c *Config) { c.Observer.Began = func(txn.Mode) { began++ } })
+		defer stop(t, e)
+		first := make(chan error, 1)
+		go func() { first <- second(e.Do(t.Context(), "x", begin("x", txn.TCC))) }()
+		synctest.Wait()
+		do(t, e, "x", begin("x", txn.TCC))
+		do(t, e, "x", txn.Decide{Commit: true})
+		synctest.Wait()
+		close(s.release)
+		if err := <-first; err != nil || began != 1 {
+			t.Errorf("the late begin: %v; begun %d times, want once", err, began)
+		}
+		left := -1
+		e.inLoop(func(l *loop) { left = len(l.lookups) })
+		if left != 0 {
+			t.Errorf("%d lookups left", left)
 		}
 	})
 }

@@ -27,10 +27,12 @@ const (
 type Client struct {
 	auth    *Auth
 	http    *http.Client
+	timeout time.Duration
 	address func(ctx context.Context, owner string) (string, error)
 }
 
-// NewClient returns a client that finds the peer port of an owner by address. Each request takes at most timeout.
+// NewClient returns a client that finds the peer port of an owner by address. Each request but Settle, which has an
+// application called, takes at most timeout.
 func NewClient(auth *Auth, timeout time.Duration, address func(ctx context.Context, owner string) (string, error)) *Client {
 	transport := &http.Transport{
 		DialContext:         (&net.Dialer{Timeout: min(timeout, 2*time.Second)}).DialContext,
@@ -38,7 +40,7 @@ func NewClient(auth *Auth, timeout time.Duration, address func(ctx context.Conte
 		IdleConnTimeout:     time.Minute,
 		DisableCompression:  true,
 	}
-	return &Client{auth: auth, address: address, http: &http.Client{Transport: transport, Timeout: timeout,
+	return &Client{auth: auth, timeout: timeout, address: address, http: &http.Client{Transport: transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
 }
 
@@ -47,6 +49,8 @@ func (c *Client) Close() { c.http.CloseIdleConnections() }
 
 // Identity asks who listens on the peer port at address.
 func (c *Client) Identity(ctx context.Context, address string) (Identity, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
 	var id Identity
 	err := c.ask(ctx, "GET", address, "/v1/identity", nil, &id)
 	return id, err
@@ -58,6 +62,8 @@ func (c *Client) Enlist(ctx context.Context, owner string, id txn.ID, e txn.Enli
 	if doc != nil {
 		w.Document = &wireDocument{Hash: doc.Hash, Name: doc.Source.Name, Data: doc.Source.Data}
 	}
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
 	var p wirePlaced
 	err := c.post(ctx, owner, "/v1/enlist", w, &p)
 	return interceptor.Placed(p), err
@@ -65,10 +71,12 @@ func (c *Client) Enlist(ctx context.Context, owner string, id txn.ID, e txn.Enli
 
 // Returned relays to the owner.
 func (c *Client) Returned(ctx context.Context, owner string, id txn.ID, e txn.Returned, durable bool) error {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
 	return c.post(ctx, owner, "/v1/returned", wireReturn{Tx: id, Answer: wireReturned(e), Durable: durable}, &struct{}{})
 }
 
-// Settle has a branch settled at its home.
+// Settle has a branch settled at its home, within the context's deadline.
 func (c *Client) Settle(ctx context.Context, call interceptor.HomeCall) (interceptor.HomeReply, error) {
 	var r wireSettled
 	err := c.post(ctx, call.Home, "/v1/settle", settleToWire(call), &r)
@@ -77,6 +85,8 @@ func (c *Client) Settle(ctx context.Context, call interceptor.HomeCall) (interce
 
 // Status asks the owner about at most StatusMax of its transactions: their phases, or PhaseUnknown.
 func (c *Client) Status(ctx context.Context, owner string, ids []txn.ID) (map[txn.ID]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
 	var w wirePhases
 	err := c.post(ctx, owner, "/v1/status", wireStatus{ids}, &w)
 	return w.Phases, err

@@ -45,7 +45,8 @@ type learned struct {
 }
 
 const (
-	roundMax     = time.Second // a round waits no longer for silent peers
+	roundMax     = time.Second            // a round waits no longer for silent peers
+	pauseMin     = 100 * time.Millisecond // between two rounds that misses cause
 	everyDefault = 5 * time.Second
 )
 
@@ -106,7 +107,7 @@ func (d *Directory) Run(ctx context.Context) {
 }
 
 // HomeOf returns the owner that listens on an inbound endpoint. While some peer has never answered, an unknown
-// endpoint costs one round of asking a second, shared by all who wait and itself a second at most.
+// endpoint costs one round of asking, shared by all who wait, a second at most.
 func (d *Directory) HomeOf(endpoint string) (string, bool) {
 	find := func() (string, bool) {
 		owner, ok := d.inbounds[endpoint]
@@ -169,7 +170,7 @@ func (d *Directory) lookUp(ctx context.Context, find func() (string, bool)) (str
 	d.mu.Lock()
 	v, ok := find()
 	complete := len(d.learned) == len(d.opt.Peers)
-	tooSoon := d.opt.Now().Sub(d.ended) < roundMax
+	tooSoon := d.opt.Now().Sub(d.ended) < pauseMin
 	d.mu.Unlock()
 	if ok || complete || tooSoon {
 		return v, ok
