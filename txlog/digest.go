@@ -36,7 +36,9 @@ func (d *Digest) Apply(e Entry) {
 		s.Mode, s.Name, s.Begun, d.Key = r.Spec.Mode, r.Spec.Name, e.At.UTC().Round(0), r.Spec.Key
 		s.Branches = len(r.Spec.Branches)
 	case txn.Enlisted:
-		s.Branches++
+		if !r.Again {
+			s.Branches++
+		}
 	case txn.Left:
 		s.Branches--
 	case txn.Decided:

@@ -256,6 +256,9 @@ func showRecord(r Record, start time.Time) string {
 	case Began:
 		return fmt.Sprintf("began %s with %d branches, expires %s", r.Spec.Mode, len(r.Spec.Branches), since(r.Expires, start))
 	case Enlisted:
+		if r.Again {
+			return "enlisted " + r.Branch.ID + " again"
+		}
 		return strings.TrimSuffix(fmt.Sprintf("enlisted %s after %s", r.Branch.ID, strings.Join(r.Branch.After, " ")), " after ")
 	case Left:
 		return "left " + r.Branch

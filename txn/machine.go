@@ -147,7 +147,7 @@ func (m *Machine) enlist(now time.Time, e Enlist) error {
 	if err != nil {
 		return err
 	}
-	m.log(Enlisted{b})
+	m.log(Enlisted{Branch: b})
 	switch {
 	case e.Answered == OK || e.Answered == Refused:
 		m.log(Settled{Branch: b.ID, Op: Forward, Outcome: e.Answered, Result: e.Result})
@@ -176,7 +176,7 @@ func (m *Machine) enlistAgain(now time.Time, e Enlist, old *BranchState) error {
 		return fmt.Errorf("branch %s has left: %w", old.ID, ErrConflict)
 	default:
 		if known.Outcome != OK {
-			m.log(Enlisted{old.Branch}) // what the last call answered no longer holds, and this must not be lost
+			m.log(Enlisted{Branch: old.Branch, Again: true}) // what the last call answered no longer holds, and this must not be lost
 		}
 		m.fly(now, &old.Branch)
 	}

@@ -86,11 +86,11 @@ func (s *State) Apply(r Record) {
 }
 
 func (s *State) applyEnlisted(r Enlisted) {
-	b := s.Find(r.Branch.ID)
-	if b == nil {
+	if !r.Again {
 		s.Branches = append(s.Branches, BranchState{Branch: r.Branch})
 		return
 	}
+	b := s.branch(r.Branch.ID)
 	f := &b.Known[Forward]
 	b.Doubt = b.Doubt || f.Outcome == None
 	*f = OpState{Attempt: f.Attempt, Since: f.Since, Cause: f.Cause}

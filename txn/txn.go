@@ -192,6 +192,7 @@ type (
 	// call, refused or not answered so far, leaves once more: it is unanswered again.
 	Enlisted struct {
 		Branch Branch `cbor:"1,keyasint"`
+		Again  bool   `cbor:"2,keyasint,omitempty"` // the branch was there
 	}
 	// Left takes a branch out.
 	Left struct {
