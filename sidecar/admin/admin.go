@@ -34,6 +34,7 @@ type Journal interface {
 
 // Options is what the API works with. Ready returns why the sidecar is not ready; none: it is.
 type Options struct {
+	Service        string // beside this sidecar, namespace/name; shown with its transactions
 	Engine         Engine
 	Journal        Journal
 	Keys           *interceptor.Keys

@@ -1,16 +1,19 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"time"
 
+	"txmesh/interceptor"
 	"txmesh/txn"
 )
 
 // detail is one transaction as operators see it. Requests and answers are not shown: they may hold anything.
 type detail struct {
 	ID       txn.ID       `json:"id"`
+	Service  string       `json:"service,omitempty"` // beside this sidecar
 	Mode     txn.Mode     `json:"mode"`
 	Name     string       `json:"name,omitempty"`
 	Phase    string       `json:"phase"`
@@ -25,12 +28,13 @@ type detail struct {
 }
 
 type branchView struct {
-	Branch string   `json:"branch"`
-	Name   string   `json:"name,omitempty"`
-	Home   string   `json:"home,omitempty"`
-	After  []string `json:"after,omitempty"`
-	Fate   string   `json:"fate"` // open, stands, undone or left
-	Ops    []opView `json:"ops"`
+	Branch  string   `json:"branch"`
+	Name    string   `json:"name,omitempty"`
+	Service string   `json:"service,omitempty"` // called, namespace/name or host
+	Home    string   `json:"home,omitempty"`
+	After   []string `json:"after,omitempty"`
+	Fate    string   `json:"fate"` // open, stands, undone or left
+	Ops     []opView `json:"ops"`
 }
 
 type opView struct {
@@ -62,7 +66,7 @@ type event struct {
 
 func (s *Server) show(w http.ResponseWriter, r *http.Request) {
 	id := txn.ID(r.PathValue("id"))
-	d := detail{ID: id, Branches: []branchView{}}
+	d := detail{ID: id, Service: s.opt.Service, Branches: []branchView{}}
 	var st txn.State
 	for e, err := range s.opt.Journal.History(r.Context(), id) {
 		if err != nil {
@@ -109,6 +113,10 @@ func (s *Server) state(ctx context.Context, id txn.ID) (txn.State, error) {
 
 func viewBranch(b *txn.BranchState) branchView {
 	v := branchView{Branch: b.ID, Name: b.Name, Home: b.Home, After: b.After, Fate: "open", Ops: []opView{}}
+	// A note of another door, or none, names no service.
+	if note, err := interceptor.DecodeNote(b.Note); err == nil {
+		v.Service = cmp.Or(note.Service, note.Host)
+	}
 	switch {
 	case b.Left:
 		v.Fate = "left"
