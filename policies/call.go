@@ -206,21 +206,8 @@ func (c *Call) render(o *op, request, answer []byte) (*Request, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s["undo"] == false && o == c.ops[txn.Undo] {
-		return nil, ErrNothing
-	}
-	_, answered := s["response"]
-	if o.when != nil && !c.undoBeforehand && (answered || !o.when.reads.reads("response")) {
-		needed, err := needsUndo(o.when, s)
-		if err != nil {
-			return nil, err
-		}
-		if !needed {
-			return nil, ErrNothing
-		}
-	}
-	if o.recorded.reads("response") && !answered {
-		return nil, ErrNoAnswer
+	if err := c.needed(o, s); err != nil {
+		return nil, err
 	}
 	out := &Request{Service: c.match.service, Host: c.match.host, Method: o.method, Auth: o.auth}
 	if c.Kind == Hold && o == c.ops[txn.Commit] {
@@ -232,6 +219,40 @@ func (c *Call) render(o *op, request, answer []byte) (*Request, error) {
 		return nil, err
 	}
 	return out, nil
+}
+
+// needed returns ErrNothing when undo.when is false, and ErrNoAnswer when the op needs a response that is not known.
+func (c *Call) needed(o *op, s scope) error {
+	if s["undo"] == false && o == c.ops[txn.Undo] {
+		return ErrNothing
+	}
+	_, judged := s["undo"]
+	_, answered := s["response"]
+	if !answered && o.recorded.reads("response") {
+		return ErrNoAnswer
+	}
+	if o.when == nil || judged {
+		return nil
+	}
+	if !answered && o.when.reads.reads("response") {
+		// Where a sidecar or a query can still tell, the condition waits for it. Where nobody can, onUnknown: Undo
+		// says that the undo is sent all the same.
+		if c.OnUnknown != txn.ResolveUndo || c.Has(txn.Ask) || c.keepsAnswers() {
+			return ErrNoAnswer
+		}
+		return nil
+	}
+	yes, err := needsUndo(o.when, s)
+	if err == nil && !yes {
+		return ErrNothing
+	}
+	return err
+}
+
+// keepsAnswers reports whether the callee's sidecar finds a lost answer again. With Key it keeps its row too, and a
+// forward that crashed is repeated under its own key.
+func (c *Call) keepsAnswers() bool {
+	return c.match.service != "" && (c.Barrier == Proxy || c.Barrier == Key)
 }
 
 // recall makes a scope of the two records.

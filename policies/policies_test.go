@@ -3,6 +3,7 @@ package policies
 import (
 	"bytes"
 	"compress/gzip"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -334,4 +335,35 @@ func TestRulesServeManyGoroutines(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+func TestConditionWaitsForTheAnswerThatSomebodyKeeps(t *testing.T) {
+	const call = `  - {name: c, match: {%s}, undo: {path: /u, when: response.body.status != "failed"}%s}` + "\n"
+	for _, tt := range []struct {
+		name, match, more, answer string
+		want                      error
+	}{
+		{"a sidecar keeps it", "service: s", "", "", ErrNoAnswer},
+		{"a sidecar keeps it, whatever onUnknown says", "service: s", ", onUnknown: Undo", "", ErrNoAnswer},
+		{"a query finds it", "host: h", ", query: {path: /q}, onUnknown: Undo", "", ErrNoAnswer},
+		{"nobody keeps it", "host: h", "", "", ErrNoAnswer},
+		{"nobody keeps it, and the policy says undo", "host: h", ", onUnknown: Undo", "", nil},
+		{"answered: failed", "service: s", "", `{"status":"failed"}`, ErrNothing},
+		{"answered: done", "service: s", "", `{"status":"done"}`, nil},
+		{"answered: nothing to judge by", "service: s", "", `{}`, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := compiled(t, fmt.Sprintf(call, tt.match, tt.more)).Calls()[0]
+			var answer []byte
+			if tt.answer != "" {
+				var err error
+				if answer, err = c.RecordAnswer(&Message{Status: 200, Body: []byte(tt.answer)}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if _, err := c.Render(txn.Undo, nil, answer); !errors.Is(err, tt.want) {
+				t.Errorf("Render with answer %s: %v, want %v", answer, err, tt.want)
+			}
+		})
+	}
 }

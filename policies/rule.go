@@ -202,12 +202,11 @@ func order(r txn.Resolve) int {
 
 // judge reports rules that are sound in each part and still cannot be kept.
 func (p *policyReader) judge(c *Call, f fields) {
-	sidecar := c.match.service != ""
-	if c.Barrier == Proxy && !sidecar {
+	wrong := c.Barrier == Proxy && c.match.service == ""
+	if wrong {
 		p.fault(f.place("barrier"), codeBarrier, "barrier Proxy at host %s: a host of a third party has no sidecar", c.match.host)
 	}
-	// With Key the callee's sidecar keeps its row too, and a forward that crashed is repeated under its own key.
-	keeps := c.Barrier == Proxy || c.Barrier == Key && sidecar
+	keeps := wrong || c.keepsAnswers() // what follows from the fault is not reported with it
 	for _, o := range []txn.Op{txn.Commit, txn.Undo} {
 		if !c.ReadsAnswer(o) || !c.ops[o].recorded.reads("response") {
 			continue
