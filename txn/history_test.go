@@ -131,8 +131,11 @@ func parseBegin(d *datadriven.TestData, opt map[string][]string) (Event, error) 
 	for line := range strings.Lines(d.Input) {
 		_, args, err := datadriven.ParseLine(strings.TrimSpace(line))
 		pos, opt := split(args)
-		if err != nil || len(pos) == 0 {
-			return nil, fmt.Errorf("branch line %q: %v", line, err)
+		if err != nil {
+			return nil, fmt.Errorf("branch line %q: %w", line, err)
+		}
+		if len(pos) == 0 {
+			return nil, fmt.Errorf("branch line %q: no id", line)
 		}
 		b, err := parseBranch(pos[0], opt)
 		if err != nil {

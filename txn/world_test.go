@@ -18,7 +18,6 @@ type world struct {
 	synced  int
 	wake    time.Time
 	flying  map[string]int // engine calls and intercepted forwards, by branch and op
-	forced  map[string]bool
 }
 
 func newWorld() *world {

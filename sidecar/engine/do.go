@@ -129,14 +129,16 @@ func (e *Engine) Find(ctx context.Context, key string) (txn.ID, error) {
 }
 
 // Each calls f for every transaction in memory, in the order of their ids. What f sees may be ahead of the
-// journal.
+// journal. A transaction whose records cannot be followed shows as stuck, with the reason and nothing else.
 func (e *Engine) Each(f func(txn.State)) {
 	var states []txn.State
 	e.inLoop(func(l *loop) {
 		for _, id := range l.shard.IDs() {
-			if s, err := l.shard.State(id); err == nil {
-				states = append(states, s)
+			s, err := l.shard.State(id)
+			if err != nil {
+				s = txn.State{Spec: txn.Spec{ID: id}, Begun: true, Phase: txn.Stuck, Reason: err.Error()}
 			}
+			states = append(states, s)
 		}
 	})
 	for _, s := range states {

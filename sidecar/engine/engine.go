@@ -26,7 +26,7 @@ var (
 )
 
 // Caller makes one call and says what came of it. The context ends at the call's time-out; a caller returns soon
-// after. Result is kept only if a later op reads it; cause is for people. It is used by many goroutines.
+// after. It gives result away: the bytes are kept. Cause is for people. It is used by many goroutines.
 type Caller interface {
 	Call(ctx context.Context, c txn.Call) (out txn.Outcome, result []byte, cause string)
 }

@@ -127,6 +127,11 @@ func TestBrokenTransactionHarmsNobodyElse(t *testing.T) {
 		if _, open := e.Oldest(); !open {
 			t.Error("a broken transaction must be seen by its age")
 		}
+		e.Each(func(s txn.State) {
+			if s.Spec.ID != "bad" || s.Phase != txn.Stuck || s.Reason != want {
+				t.Errorf("listed as %s, %s: %s", s.Spec.ID, s.Phase, s.Reason)
+			}
+		})
 	})
 }
 
@@ -140,7 +145,7 @@ func BenchmarkDo(b *testing.B) {
 	if err := e.Start(b.Context()); err != nil {
 		b.Fatal(err)
 	}
-	defer e.Close()
+	defer func() { _ = e.Close() }() // nothing is left to be told
 	one := branch("a", txn.Undo, txn.Commit)
 	two := branch("b", txn.Undo, txn.Commit)
 	n := 0
