@@ -42,7 +42,7 @@ func newDisk(t *testing.T, bytes int64) *disk {
 	}
 	run(t, "mkfs.ext4", "-q", "-F", "-m", "0", d.image)
 	d.on(t)
-	t.Cleanup(func() { _ = exec.Command("umount", d.mount).Run() }) // a test that failed may have left it off
+	t.Cleanup(func() { _ = exec.Command("umount", "-l", d.mount).Run() }) // a test that failed may have left it off, or open
 	return d
 }
 

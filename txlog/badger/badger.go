@@ -10,7 +10,7 @@
 // Rows, by the first byte of their key, numbers big endian:
 //
 //	o                                  the owner's id
-//	n                                  how many are unfinished, and the bytes of the finished ones
+//	n                                  counters: the unfinished and their entries, the bytes of the finished
 //	e len(id) id sequence              an entry: txlog.Encode, or a pointer into the value log
 //	u id                               the transaction is unfinished
 //	l ^begun ^id                       a finished transaction as a list shows it, newest first
@@ -44,7 +44,7 @@ type Options struct {
 	Owner string       // the id of a new store; empty: random. An existing store keeps its own
 
 	RetainBytes  int64 // Trim forgets the oldest finished transactions beyond it; 0: 1 GiB
-	ReserveBytes int64 // kept free for open transactions to end; 0: 16 MiB, negative: none
+	ReserveBytes int64 // kept free for open transactions to end; 0: 48 MiB, negative: none
 	GateBytes    int64 // new transactions are refused below it; 0: 32 MiB
 
 	MemtableBytes int64 // 0: 4 MiB
@@ -62,7 +62,7 @@ func (o Options) withDefaults() Options {
 		o.FreeBytes = FreeBytes
 	}
 	o.RetainBytes = orElse(o.RetainBytes, 1<<30)
-	o.ReserveBytes = max(0, orElse(o.ReserveBytes, 16<<20))
+	o.ReserveBytes = max(0, orElse(o.ReserveBytes, 48<<20))
 	o.GateBytes = orElse(o.GateBytes, 32<<20)
 	o.MemtableBytes = orElse(o.MemtableBytes, 4<<20)
 	o.SegmentBytes = orElse(o.SegmentBytes, 4<<20)
@@ -120,6 +120,7 @@ type open struct {
 type stats struct {
 	Unfinished    int64 `cbor:"1,keyasint"`
 	FinishedBytes int64 `cbor:"2,keyasint"`
+	OpenEntries   int64 `cbor:"3,keyasint"` // of the unfinished: a damaged block reads as if its rows were not there
 }
 
 // Owner names who appends: the id was made with the store and is kept in it.
@@ -164,6 +165,19 @@ func (s *Store) fail(cause error) {
 		s.broken = fmt.Errorf("store %s stopped after a failed write, restart it when the disk is well: %w", s.opts.Dir, cause)
 		s.opts.Log.Error("store stopped", "dir", s.opts.Dir, "err", cause)
 	}
+}
+
+// Check reads every table and verifies its checksums. It is for tools: it takes as long as the disk needs.
+func (s *Store) Check() error {
+	leave, err := s.enter()
+	if err != nil {
+		return err
+	}
+	defer leave()
+	if err := s.db.VerifyChecksum(); err != nil {
+		return fmt.Errorf("check store %s: %w: %w; %s", s.opts.Dir, err, txlog.ErrCorrupt, remedyCorrupt)
+	}
+	return nil
 }
 
 // Close ends the committer after what was submitted, syncs, and gives the directory free. On a disk too full to

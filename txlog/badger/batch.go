@@ -133,6 +133,9 @@ func (b *batch) entry(e encoded) error {
 	b.put(entryKey(e.Tx, o.next), e.body)
 	o.next++
 	o.bytes += int64(len(e.body))
+	if !wasDone {
+		b.stats.OpenEntries++
+	}
 	if began, ok := e.Record.(txn.Began); ok && began.Spec.Key != "" {
 		b.set(specKey(began.Spec.Key), []byte(e.Tx))
 	}
@@ -143,6 +146,9 @@ func (b *batch) entry(e encoded) error {
 	}
 	if !isDone {
 		return nil
+	}
+	if !wasDone {
+		b.stats.OpenEntries -= int64(o.next)
 	}
 	if !first && !wasDone {
 		b.remove(unfinishedKey(e.Tx))

@@ -193,7 +193,7 @@ func (s *Store) floor() uint64 {
 	for _, l := range s.db.Levels() {
 		tree += l.Size
 	}
-	return uint64(2*s.opts.MemtableBytes + s.logBytes() + min(tree, compactionBytes))
+	return uint64(2*s.opts.MemtableBytes + s.opts.logBytes() + min(tree, compactionBytes))
 }
 
 // room makes sure that the write of a batch, and what it sets off, cannot meet a full disk inside a mapping. The

@@ -69,12 +69,32 @@ func (s *Store) history(ctx context.Context, id txn.ID) ([]txlog.Entry, error) {
 	if len(id) > idBytesMax {
 		return nil, nil // Append took no such id
 	}
-	var es []txlog.Entry
-	err := s.view(ctx, func(*badger.Txn) error {
-		es = nil
-		return s.replay(id, func(e txlog.Entry, _ int) { es = append(es, e) })
-	})
+	es, whole, err := s.read(ctx, id)
+	if err == nil && !whole { // begun or ended between the two looks of read; the second time it is settled
+		es, whole, err = s.read(ctx, id)
+	}
+	if err == nil && !whole {
+		err = fmt.Errorf("%d entries found, more were written: %w; %s", len(es), txlog.ErrCorrupt, remedyCorrupt)
+	}
 	return es, err
+}
+
+// read also reports whether the entries are as many as can be expected: as were there before it read, or up to the
+// end. A row in a damaged block reads as if it were not there.
+func (s *Store) read(ctx context.Context, id txn.ID) (es []txlog.Entry, whole bool, err error) {
+	s.mu.Lock()
+	o := s.unfinished[id]
+	s.mu.Unlock()
+	ended := false
+	err = s.view(ctx, func(*badger.Txn) error {
+		es, ended = nil, false
+		return s.replay(id, func(e txlog.Entry, _ int) {
+			es = append(es, e)
+			_, last := e.Record.(txn.Finished)
+			ended = ended || last
+		})
+	})
+	return es, ended || len(es) == 0 || o != nil && len(es) >= int(o.next), err
 }
 
 // view reads. A value that was moved between the look at its row and the look at its segment is looked up again.

@@ -18,5 +18,5 @@ func openSmall(dir string) (txlog.Store, error) {
 }
 
 func TestNothingAcknowledgedIsLostWhenTheProcessIsKilled(t *testing.T) {
-	txlogtest.Kills(t, 12, openSmall)
+	txlogtest.Kills(t, 8, openSmall)
 }

@@ -67,6 +67,7 @@ func (s *Store) loadUnfinished() error {
 		return fmt.Errorf("%d unfinished transactions found, %d counted: %w; %s",
 			len(ids), s.stats.Unfinished, txlog.ErrCorrupt, remedyCorrupt)
 	}
+	var entries int64
 	for _, id := range ids {
 		o := &open{}
 		err := s.replay(id, func(e txlog.Entry, encoded int) {
@@ -77,10 +78,18 @@ func (s *Store) loadUnfinished() error {
 		if err == nil && o.next == 0 {
 			err = fmt.Errorf("its entries are gone: %w", txlog.ErrCorrupt)
 		}
+		if errors.Is(err, fs.ErrNotExist) {
+			err = fmt.Errorf("%w: %w", err, txlog.ErrCorrupt)
+		}
 		if err != nil {
 			return fmt.Errorf("unfinished transaction %s: %w; %s", id, err, remedyCorrupt)
 		}
 		s.unfinished[id] = o
+		entries += int64(o.next)
+	}
+	if entries != s.stats.OpenEntries {
+		return fmt.Errorf("%d entries of unfinished transactions found, %d counted, so some are gone: %w; %s",
+			entries, s.stats.OpenEntries, txlog.ErrCorrupt, remedyCorrupt)
 	}
 	return nil
 }
@@ -103,8 +112,8 @@ func (s *Store) readIndex() ([]txn.ID, error) {
 	return ids, err
 }
 
-// replay reads the entries of one transaction one by one: a read of a single row reports a damaged block, which
-// an iterator passes over.
+// replay reads the entries of one transaction one by one. A row in a damaged block reads as if it were not there;
+// the callers compare with what else they know.
 func (s *Store) replay(id txn.ID, visit func(e txlog.Entry, encoded int)) error {
 	return s.db.View(func(tx *badger.Txn) error {
 		for seq := uint32(0); ; seq++ {

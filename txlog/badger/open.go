@@ -86,15 +86,25 @@ func checkOptions(o Options) error {
 	if o.InlineBytes < 256 || int64(o.InlineBytes) > o.MemtableBytes/64 {
 		errs = append(errs, fmt.Errorf("inline bytes %d: want 256 to a 64th of the memtable", o.InlineBytes))
 	}
+	if least := o.reserveMin(); o.ReserveBytes > 0 && o.ReserveBytes < least {
+		errs = append(errs, fmt.Errorf("reserve of %d bytes: want at least %d with these sizes of memtable and segment, or a negative number for none",
+			o.ReserveBytes, least))
+	}
 	if o.Owner != "" && !isOwner(o.Owner) {
 		errs = append(errs, fmt.Errorf("owner %q: want 13 characters of Crockford's base32", o.Owner))
 	}
 	return errors.Join(errs...)
 }
 
+// reserveMin is what one change of log and segment needs, with an empty tree.
+func (o Options) reserveMin() int64 { return 2*o.MemtableBytes + o.logBytes() + o.SegmentBytes }
+
 // start opens what lies in the directory. The lock is held.
 func (s *Store) start() error {
 	if err := removeEmpty(s.opts.Dir); err != nil {
+		return err
+	}
+	if err := s.checkTables(); err != nil {
 		return err
 	}
 	if err := s.roomToOpen(); err != nil {
@@ -123,7 +133,7 @@ func (s *Store) load(log *logger) error {
 		return err
 	}
 	var err error
-	if s.mem, err = openMemlog(s.opts.Dir, s.logBytes()); err != nil {
+	if s.mem, err = openMemlog(s.opts.Dir, s.opts.logBytes()); err != nil {
 		return err
 	}
 	if err := s.allocateDiscard(); err != nil {
@@ -169,7 +179,7 @@ func (s *Store) batchBytes() int64 { return 15 * s.opts.MemtableBytes / 100 }
 
 // logBytes is how far a memtable's log can grow: it is full at the memtable's size, and one batch more fits, with
 // the heads and checksums of its rows.
-func (s *Store) logBytes() int64 { return s.opts.MemtableBytes + s.opts.MemtableBytes/4 + 64<<10 }
+func (o Options) logBytes() int64 { return o.MemtableBytes + o.MemtableBytes/4 + 64<<10 }
 
 // roomToOpen makes sure that what opening writes through mappings has room: the tables of logs left by a crash,
 // new logs, and Badger's small files.
@@ -186,7 +196,7 @@ func (s *Store) roomToOpen() error {
 	if err != nil {
 		return err
 	}
-	want := uint64(int64(len(fids)+1)*s.opts.MemtableBytes + 2*s.logBytes() + 4<<20)
+	want := uint64(int64(len(fids)+1)*s.opts.MemtableBytes + 2*s.opts.logBytes() + 4<<20)
 	if err := s.space.atLeast(want); err == nil || !errors.Is(err, txlog.ErrFull) {
 		return err
 	}

@@ -13,16 +13,16 @@ import (
 
 // Table implements txlog.Store.
 func (s *Store) Table(name string) txlog.Table {
-	return table{store: s, prefix: string(tablePrefix(name))}
+	return rowTable{store: s, prefix: string(tablePrefix(name))}
 }
 
-type table struct {
+type rowTable struct {
 	store  *Store
 	prefix string
 }
 
 // Get implements txlog.Table.
-func (t table) Get(ctx context.Context, key string) ([]byte, error) {
+func (t rowTable) Get(ctx context.Context, key string) ([]byte, error) {
 	var v []byte
 	err := t.store.view(ctx, func(tx *badger.Txn) error {
 		var err error
@@ -42,7 +42,7 @@ func (t table) Get(ctx context.Context, key string) ([]byte, error) {
 const tableKeyBytesMax = 16 << 10
 
 // Put implements txlog.Table.
-func (t table) Put(ctx context.Context, rows []txlog.Row, sync bool) error {
+func (t rowTable) Put(ctx context.Context, rows []txlog.Row, sync bool) error {
 	r, err := t.request(rows, sync)
 	if err == nil {
 		err = t.store.submit(ctx, r)
@@ -53,7 +53,7 @@ func (t table) Put(ctx context.Context, rows []txlog.Row, sync bool) error {
 	return nil
 }
 
-func (t table) request(rows []txlog.Row, sync bool) (*request, error) {
+func (t rowTable) request(rows []txlog.Row, sync bool) (*request, error) {
 	r := &request{puts: make([]txlog.Row, len(rows)), sync: sync, done: make(chan error, 1)}
 	for i, row := range rows {
 		key := t.prefix + row.Key
@@ -81,7 +81,7 @@ func clone(b []byte) []byte {
 const scanPage = 64
 
 // Scan implements txlog.Table. Rows that are put while it runs may be yielded or not.
-func (t table) Scan(ctx context.Context, prefix string) iter.Seq2[txlog.Row, error] {
+func (t rowTable) Scan(ctx context.Context, prefix string) iter.Seq2[txlog.Row, error] {
 	return func(yield func(txlog.Row, error) bool) {
 		from := t.prefix + prefix
 		for {
@@ -105,7 +105,7 @@ func (t table) Scan(ctx context.Context, prefix string) iter.Seq2[txlog.Row, err
 }
 
 // page reads rows with the prefix from a key on.
-func (t table) page(ctx context.Context, prefix, from string) ([]txlog.Row, error) {
+func (t rowTable) page(ctx context.Context, prefix, from string) ([]txlog.Row, error) {
 	var rows []txlog.Row
 	err := t.store.view(ctx, func(tx *badger.Txn) error {
 		rows = nil
