@@ -74,6 +74,15 @@ func (b *body) strip(p []byte) (data []byte, n int, err error) {
 	}
 }
 
+// piece returns what of p goes to the client: all bytes of the body, or its data alone. n counts what it took.
+func (b *body) piece(p []byte, unchunk bool) (out []byte, n int, err error) {
+	if unchunk {
+		return b.strip(p)
+	}
+	n, err = b.take(p)
+	return p[:n], n, err
+}
+
 // end says what the end of the connection means to this body.
 func (b *body) end(err error) error {
 	if !errors.Is(err, io.EOF) {

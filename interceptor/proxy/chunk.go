@@ -111,8 +111,9 @@ func (c *chunks) frame(b byte) error {
 		}
 		c.state = chunkSize
 		return nil
+	default:
+		panic("chunk frame in a state of data or trailers")
 	}
-	panic("chunk frame in a state of data or trailers")
 }
 
 // size takes one byte of the size itself, or the one that ends it.

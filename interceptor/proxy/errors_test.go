@@ -56,8 +56,8 @@ func TestErrorsInFull(t *testing.T) {
 				up = upstreamServer(t, func(conn net.Conn) {
 					r := bufio.NewReader(conn)
 					if _, err := readHead(r); err == nil && tt.answer != "!" {
-						io.WriteString(conn, tt.answer)
-						io.Copy(io.Discard, r)
+						say(conn, tt.answer)
+						drain(r)
 					}
 				})
 			}
@@ -70,7 +70,9 @@ func TestErrorsInFull(t *testing.T) {
 				t.Errorf("head %q, %v; want %d, %s", head, err, tt.status, tt.code)
 			}
 			body := make([]byte, contentLength(head))
-			io.ReadFull(c.Reader, body)
+			if _, err := io.ReadFull(c.Reader, body); err != nil {
+				t.Fatal(err)
+			}
 			var got problem
 			if err := json.Unmarshal(body, &got); err != nil {
 				t.Fatalf("%q: %v", body, err)
@@ -145,8 +147,10 @@ func TestKeptConnectionsEnd(t *testing.T) {
 	ended := make(chan struct{})
 	p, err := NewInbound(Options{Limits: Limits{EndpointIdle: 20 * time.Millisecond}}, "s", upstreamServer(t, func(conn net.Conn) {
 		r := bufio.NewReader(conn)
-		readHead(r)
-		io.WriteString(conn, okay)
+		if _, err := readHead(r); err != nil {
+			return
+		}
+		say(conn, okay)
 		if _, err := r.ReadByte(); err == io.EOF {
 			close(ended)
 		}
@@ -166,7 +170,9 @@ func TestBodyLimitHoldsWhileStreaming(t *testing.T) {
 	asked := make(chan struct{})
 	p, err := NewInbound(Options{Limits: Limits{BodyBytes: 10}}, "s", upstreamServer(t, func(conn net.Conn) {
 		r := bufio.NewReader(conn)
-		readHead(r)
+		if _, err := readHead(r); err != nil {
+			return
+		}
 		close(asked)
 		if all, _ := io.ReadAll(r); strings.HasSuffix(string(all), "0\r\n\r\n") {
 			t.Errorf("upstream took %q for a whole body", all)
@@ -184,7 +190,9 @@ func TestMalformedChunkWhileStreaming(t *testing.T) {
 	asked := make(chan struct{})
 	p, err := NewInbound(Options{}, "s", upstreamServer(t, func(conn net.Conn) {
 		r := bufio.NewReader(conn)
-		readHead(r)
+		if _, err := readHead(r); err != nil {
+			return
+		}
 		close(asked)
 		if all, _ := io.ReadAll(r); len(all) > 0 {
 			t.Errorf("upstream got %q", all)

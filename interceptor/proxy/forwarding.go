@@ -39,7 +39,7 @@ func (s *session) send(t target) *Error {
 	if !s.deadline.IsZero() && s.deadline.Before(wait) {
 		wait = s.deadline
 	}
-	s.up.conn.SetReadDeadline(wait) //nolint:errcheck // a closed connection shows in Read
+	readUntil(s.up.conn, wait)
 	if s.req.body.done {
 		s.uploaded.Store(true)
 	} else {
@@ -94,7 +94,7 @@ func (s *session) open(endpoint string, fresh bool) *Error {
 			return &Error{Endpoint: endpoint, fault: faultUnreachable, detail: "shutting down"}
 		}
 		if !s.deadline.IsZero() {
-			u.conn.SetWriteDeadline(s.deadline) //nolint:errcheck // a closed connection shows in Write
+			writeUntil(u.conn, s.deadline)
 		}
 		n, err := u.conn.Write(s.out)
 		if err == nil {
@@ -216,8 +216,8 @@ func (s *session) relay() bool {
 		s.out = append(s.out, s.res.wire...)
 	}
 	if s.ticket != nil && !s.deadline.IsZero() {
-		s.conn.SetWriteDeadline(s.deadline)        //nolint:errcheck // a closed connection shows in Write
-		defer s.conn.SetWriteDeadline(time.Time{}) //nolint:errcheck // as above
+		writeUntil(s.conn, s.deadline)
+		defer writeUntil(s.conn, time.Time{})
 	}
 	if err := s.copyBody(unchunk); err != nil {
 		return s.breakResponse(err)
@@ -230,14 +230,7 @@ func (s *session) relay() bool {
 func (s *session) copyBody(unchunk bool) *Error {
 	b, in := &s.res.body, &s.up.in
 	for {
-		p := in.buffered()
-		n, err := 0, error(nil)
-		if unchunk {
-			p, n, err = b.strip(p)
-		} else {
-			n, err = b.take(p)
-			p = p[:n]
-		}
+		p, n, err := b.piece(in.buffered(), unchunk)
 		if err != nil {
 			s.deliver(p)
 			return s.broken(err)
@@ -281,7 +274,7 @@ func (s *session) breakResponse(err *Error) bool {
 	s.drop()
 	s.after(err)
 	if reset, ok := s.conn.(interface{ SetLinger(sec int) error }); ok && closing {
-		reset.SetLinger(0) //nolint:errcheck // the close that follows is all that can be done
+		_ = reset.SetLinger(0) // the close that follows is all that can be done
 	}
 	return false
 }
@@ -297,7 +290,7 @@ func (s *session) finish(keep bool) bool {
 		u.discard()
 	} else {
 		if !s.deadline.IsZero() {
-			u.conn.SetWriteDeadline(time.Time{}) //nolint:errcheck // a closed connection shows in Write
+			writeUntil(u.conn, time.Time{})
 		}
 		s.srv.pool.put(u)
 	}

@@ -160,11 +160,11 @@ func FuzzRequests(f *testing.F) {
 			t.Fatal(err)
 		}
 		l := listen(t)
-		go p.Serve(l)
+		go func() { _ = p.Serve(l) }() // Shutdown ends it
 		c := dial(t, l.Addr().String())
 		go func() {
-			c.Conn.Write(raw)
-			c.Conn.(*net.TCPConn).CloseWrite()
+			_, _ = c.Conn.Write(raw) // the proxy may have closed already
+			_ = c.Conn.(*net.TCPConn).CloseWrite()
 		}()
 		answers, _ := io.ReadAll(c)
 		if err := p.Shutdown(context.Background()); err != nil {
@@ -209,7 +209,9 @@ func (c *wireConn) serve() {
 	defer c.Close()
 	r := bufio.NewReader(io.TeeReader(c, &c.got))
 	for {
-		c.SetDeadline(time.Now().Add(patience))
+		if c.SetDeadline(time.Now().Add(patience)) != nil {
+			return
+		}
 		request, err := http.ReadRequest(r)
 		if err != nil {
 			return

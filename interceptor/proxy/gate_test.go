@@ -28,7 +28,9 @@ func TestGateSeesTheRequest(t *testing.T) {
 	var got string
 	p, err := NewInbound(Options{Gate: g}, "bank/accounts", upstreamServer(t, func(conn net.Conn) {
 		got, _ = readHead(bufio.NewReader(conn))
-		io.WriteString(conn, okay)
+		if _, err := io.WriteString(conn, okay); err != nil {
+			t.Error(err)
+		}
 	}))
 	c := dial(t, start(t, p, err))
 	c.send("POST /p%20q/r?s=t HTTP/1.1\r\nhost: h:1\r\nX-a:1\r\nX-B: b\r\nX-A: 2 \r\nConnection: Secret\r\nsecret: s\r\nContent-Length: 0\r\n\r\n")
@@ -100,9 +102,11 @@ func TestGateReadsBodies(t *testing.T) {
 			got := make(chan string, 1)
 			p, err := NewInbound(Options{Gate: g}, "s", upstreamServer(t, func(conn net.Conn) {
 				p := make([]byte, len("POST / HTTP/1.1\r\nHost: x\r\n"+chunked))
-				io.ReadFull(conn, p)
+				if _, err := io.ReadFull(conn, p); err != nil {
+					t.Error(err)
+				}
 				got <- string(p)
-				io.WriteString(conn, "HTTP/1.1 200 OK\r\n"+chunked)
+				say(conn, "HTTP/1.1 200 OK\r\n"+chunked)
 			}))
 			c := dial(t, start(t, p, err))
 			c.send("POST / HTTP/1.1\r\nHost: x\r\n" + chunked)
@@ -128,7 +132,7 @@ func TestGateWelcomesTheBodyItReads(t *testing.T) {
 		r := bufio.NewReader(conn)
 		head, _ := readHead(r)
 		got <- head
-		io.WriteString(conn, okay)
+		say(conn, okay)
 	}))
 	c := dial(t, start(t, p, err))
 	c.send("POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
@@ -178,7 +182,7 @@ func TestAfterComesOnce(t *testing.T) {
 			g := tagAll(tt.ticket)
 			p, err := NewInbound(Options{Gate: g}, "s", upstreamServer(t, func(conn net.Conn) {
 				if _, err := readHead(bufio.NewReader(conn)); err == nil {
-					io.WriteString(conn, tt.answer)
+					say(conn, tt.answer)
 				}
 			}))
 			c := dial(t, start(t, p, err))
@@ -206,7 +210,7 @@ func code(err error) string {
 
 func TestTicketTimesOut(t *testing.T) {
 	g := tagAll(interceptor.Ticket{Timeout: 30 * time.Millisecond})
-	p, err := NewInbound(Options{Gate: g}, "s", upstreamServer(t, func(conn net.Conn) { io.Copy(io.Discard, conn) }))
+	p, err := NewInbound(Options{Gate: g}, "s", upstreamServer(t, func(conn net.Conn) { drain(conn) }))
 	c := dial(t, start(t, p, err))
 	c.send("GET /a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
 	if got := c.rest(); !strings.HasPrefix(got, "HTTP/1.1 504 ") {
@@ -225,11 +229,11 @@ func TestClientGoes(t *testing.T) {
 			asked, ended := make(chan struct{}), make(chan struct{})
 			p, err := NewInbound(Options{Gate: g}, "s", upstreamServer(t, func(conn net.Conn) {
 				r := bufio.NewReader(conn)
-				readHead(r)
+				skipHead(r)
 				close(asked)
 				if outlive {
 					<-ended
-					io.WriteString(conn, okay)
+					say(conn, okay)
 					return
 				}
 				if _, err := r.ReadByte(); err == nil {
@@ -272,10 +276,10 @@ func TestUntaggedRequestsMoveOn(t *testing.T) {
 func TestShutdownLetsExchangesEnd(t *testing.T) {
 	asked, release := make(chan struct{}), make(chan struct{})
 	p, err := NewInbound(Options{}, "s", upstreamServer(t, func(conn net.Conn) {
-		readHead(bufio.NewReader(conn))
+		skipHead(bufio.NewReader(conn))
 		close(asked)
 		<-release
-		io.WriteString(conn, okay)
+		say(conn, okay)
 	}))
 	address := start(t, p, err)
 	idle, busy := dial(t, address), dial(t, address)
@@ -298,9 +302,9 @@ func TestShutdownCutsWhatLasts(t *testing.T) {
 	g := tagAll(interceptor.Ticket{Outlive: true})
 	asked := make(chan struct{})
 	p, err := NewInbound(Options{Gate: g}, "s", upstreamServer(t, func(conn net.Conn) {
-		readHead(bufio.NewReader(conn))
+		skipHead(bufio.NewReader(conn))
 		close(asked)
-		io.Copy(io.Discard, conn)
+		drain(conn) // until it is cut
 	}))
 	c := dial(t, start(t, p, err))
 	c.send(get)

@@ -19,6 +19,7 @@ func (h *head) cleanRequest() {
 			f.gone = !h.upgrading
 		case keepAliveName, proxyName:
 			f.gone = true
+		default: // goes on, or was cleaned with Connection
 		}
 		h.dirty = h.dirty || f.gone
 	}
@@ -38,6 +39,7 @@ func (h *head) cleanResponse() {
 			f.gone = !upgrade
 		case keepAliveName, proxyName:
 			f.gone = true
+		default: // goes on, or was cleaned with Connection
 		}
 		h.dirty = h.dirty || f.gone
 	}

@@ -132,6 +132,6 @@ func (p *pool) close() {
 
 // discard closes the connection; only its user calls it.
 func (u *upstream) discard() {
-	u.conn.Close() //nolint:errcheck // nothing more is expected of it
+	u.conn.Close() // nothing more is expected of it
 	u.in.release()
 }

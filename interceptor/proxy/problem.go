@@ -53,6 +53,7 @@ func appendAnswer(dst []byte, a *interceptor.Answer, head, closing bool) []byte 
 		switch nameOf([]byte(h[0])) {
 		case contentLengthName, transferEncodingName, connectionName:
 			continue // the length of Body decides
+		default:
 		}
 		dst = append(dst, h[0]...)
 		dst = append(dst, ':', ' ')

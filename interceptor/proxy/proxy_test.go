@@ -128,7 +128,7 @@ func upstreamServer(t testing.TB, handle func(net.Conn)) string {
 			}
 			conns.Go(func() {
 				defer conn.Close()
-				conn.SetDeadline(time.Now().Add(patience))
+				readUntil(conn, time.Now().Add(patience))
 				handle(conn)
 			})
 		}
@@ -158,7 +158,7 @@ func scripted(t testing.TB, answers ...string) string {
 			if answer == "" {
 				return
 			}
-			io.WriteString(conn, answer)
+			say(conn, answer)
 		}
 	})
 }
@@ -167,7 +167,7 @@ func contentLength(head string) int {
 	var n int
 	_, after, ok := strings.Cut(strings.ToLower(head), "\r\ncontent-length:")
 	if ok {
-		fmt.Sscan(after, &n)
+		_, _ = fmt.Sscan(after, &n) // no number is no body
 	}
 	return n
 }
@@ -200,7 +200,7 @@ func dial(t testing.TB, address string) *client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn.SetDeadline(time.Now().Add(patience))
+	readUntil(conn, time.Now().Add(patience))
 	t.Cleanup(func() { conn.Close() })
 	return &client{conn, bufio.NewReader(conn), t}
 }
@@ -248,3 +248,12 @@ func TestRequestsShareConnections(t *testing.T) {
 	c.send("POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc" + get)
 	c.want(okay + okay)
 }
+
+// say sends s. Whether the other side still listened shows in what it answers.
+func say(w io.Writer, s string) { _, _ = io.WriteString(w, s) }
+
+// drain reads until the other side is done, in whatever way.
+func drain(r io.Reader) { _, _ = io.Copy(io.Discard, r) }
+
+// skipHead reads a head that the test does not look at.
+func skipHead(r *bufio.Reader) { _, _ = readHead(r) }

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"time"
 )
 
 const (
@@ -90,6 +91,10 @@ func (b *reader) fill() error {
 	}
 	return err
 }
+
+// readUntil and writeUntil set deadlines. Their error is that of a closed connection: Read and Write tell it too.
+func readUntil(c net.Conn, t time.Time)  { _ = c.SetReadDeadline(t) }
+func writeUntil(c net.Conn, t time.Time) { _ = c.SetWriteDeadline(t) }
 
 // widen makes room for n bytes in all.
 func (b *reader) widen(n int) {

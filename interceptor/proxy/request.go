@@ -81,6 +81,7 @@ func (h *head) edit(name string, value *string) {
 	switch nameOf([]byte(name)) {
 	case contentLengthName, transferEncodingName, connectionName:
 		return
+	default:
 	}
 	if value == nil {
 		h.drop(name, 0)

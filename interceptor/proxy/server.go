@@ -99,7 +99,7 @@ func (s *server) admit(conn net.Conn) {
 	full := len(s.sessions) >= s.opts.Limits.Conns
 	if s.draining.Load() {
 		s.mu.Unlock()
-		conn.Close() //nolint:errcheck // nothing was read from it
+		conn.Close() // nothing was read from it
 		return
 	}
 	if !full {

@@ -63,7 +63,7 @@ func (s *session) serve() {
 			break
 		}
 	}
-	s.conn.Close() //nolint:errcheck // all that was written has been checked
+	s.conn.Close() // all that was written has been checked
 	s.in.release()
 }
 
@@ -72,7 +72,7 @@ func (s *session) nextHead() (int, *Error) {
 	s.in.shrink()
 	s.idle.Store(true)
 	l := &s.srv.opts.Limits
-	s.conn.SetReadDeadline(time.Now().Add(l.Idle)) //nolint:errcheck // a closed connection shows in Read
+	readUntil(s.conn, time.Now().Add(l.Idle))
 	if s.srv.draining.Load() {
 		return 0, nil
 	}
@@ -94,7 +94,7 @@ func (s *session) nextHead() (int, *Error) {
 		seen = at
 		if len(p) > 0 && !slow {
 			slow = true
-			s.conn.SetReadDeadline(time.Now().Add(l.HeaderTime)) //nolint:errcheck // as above
+			readUntil(s.conn, time.Now().Add(l.HeaderTime))
 			if s.srv.draining.Load() {
 				return 0, nil
 			}
@@ -235,7 +235,7 @@ func (s *session) drop() {
 	u := s.up
 	s.up = nil
 	if u != nil {
-		u.conn.Close() //nolint:errcheck // nothing more is expected of it
+		u.conn.Close() // nothing more is expected of it
 	}
 	s.stopUpload(true)
 	s.live.Store(nil)
@@ -284,7 +284,7 @@ func (s *session) linger() {
 	if !ok || s.lost || half.CloseWrite() != nil {
 		return
 	}
-	s.conn.SetReadDeadline(time.Now().Add(lingerTime)) //nolint:errcheck // a closed connection shows in Read
+	readUntil(s.conn, time.Now().Add(lingerTime))
 	for range 256 {
 		s.in.discard(len(s.in.buffered()))
 		if s.in.fill() != nil {
@@ -296,21 +296,21 @@ func (s *session) linger() {
 // turnAway tells a client that there are too many.
 func (s *session) turnAway() {
 	s.refuse(refuse(faultConns, ""))
-	s.conn.Close() //nolint:errcheck // nothing more is expected of it
+	s.conn.Close() // nothing more is expected of it
 	s.in.release()
 }
 
 // dismiss ends a session that waits for its next request.
 func (s *session) dismiss() {
 	if s.idle.Load() {
-		s.conn.SetReadDeadline(past()) //nolint:errcheck // a closed connection shows in Read
+		readUntil(s.conn, past())
 	}
 }
 
 // cut breaks both connections, whatever runs on them.
 func (s *session) cut() {
-	s.conn.Close() //nolint:errcheck // the session finds out
+	s.conn.Close() // the session finds out
 	if u := s.live.Load(); u != nil {
-		u.conn.Close() //nolint:errcheck // the session finds out
+		u.conn.Close() // the session finds out
 	}
 }

@@ -50,8 +50,9 @@ func (s *session) connect(t target) bool {
 func (s *session) tunnel() {
 	u := s.up
 	s.out = nil
-	s.conn.SetReadDeadline(time.Time{}) //nolint:errcheck // a closed connection shows in Read
-	u.conn.SetDeadline(time.Time{})     //nolint:errcheck // as above
+	readUntil(s.conn, time.Time{})
+	readUntil(u.conn, time.Time{})
+	writeUntil(u.conn, time.Time{})
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -69,7 +70,7 @@ func pass(from *reader, to net.Conn) {
 	for {
 		if p := from.buffered(); len(p) > 0 {
 			if _, err := to.Write(p); err != nil {
-				from.conn.Close() //nolint:errcheck // the other side takes no more
+				from.conn.Close() // the other side takes no more
 				return
 			}
 			if from.discard(len(p)); len(p) == len(from.buf) {
@@ -87,11 +88,11 @@ func pass(from *reader, to net.Conn) {
 func passEnd(err error, to net.Conn) {
 	half, ok := to.(interface{ CloseWrite() error })
 	if errors.Is(err, io.EOF) && ok {
-		half.CloseWrite() //nolint:errcheck // if it is gone, the other direction finds out
+		_ = half.CloseWrite() // if it is gone, the other direction finds out
 		return
 	}
 	if reset, ok := to.(interface{ SetLinger(sec int) error }); ok {
-		reset.SetLinger(0) //nolint:errcheck // the close that follows is all that can be done
+		_ = reset.SetLinger(0) // the close that follows is all that can be done
 	}
-	to.Close() //nolint:errcheck // it shall break
+	to.Close() // it shall break
 }

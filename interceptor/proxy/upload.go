@@ -15,7 +15,7 @@ const lingerUpload = 30 * time.Second
 
 // fillSlowly reads a body for the Gate, with a limit on silence.
 func (s *session) fillSlowly() error {
-	s.conn.SetReadDeadline(time.Now().Add(s.srv.opts.Limits.BufferTime)) //nolint:errcheck // shows in Read
+	readUntil(s.conn, time.Now().Add(s.srv.opts.Limits.BufferTime))
 	return s.in.fill()
 }
 
@@ -34,7 +34,7 @@ func (s *session) welcomeBody() error {
 
 // startUpload starts the uploader. It streams the rest of the body, and then watches the client.
 func (s *session) startUpload() {
-	s.conn.SetReadDeadline(time.Time{}) //nolint:errcheck // a closed connection shows in Read
+	readUntil(s.conn, time.Time{})
 	s.uploading = make(chan struct{})
 	go s.upload(s.up)
 }
@@ -111,7 +111,7 @@ func (s *session) watch(u *upstream) {
 // breakOff ends the exchange from the uploader: the reader of the upstream finds the cause.
 func (s *session) breakOff(u *upstream, cause *Error) {
 	s.cause.CompareAndSwap(nil, cause)
-	u.conn.Close() //nolint:errcheck // it shall break
+	u.conn.Close() // it shall break
 }
 
 func gone(err error) *Error {
@@ -129,9 +129,9 @@ func (s *session) stopUpload(now bool) {
 	}
 	s.finishing.Store(true)
 	if now || s.uploaded.Load() {
-		s.conn.SetReadDeadline(past()) //nolint:errcheck // a closed connection shows in Read
+		readUntil(s.conn, past())
 	} else {
-		s.conn.SetReadDeadline(time.Now().Add(lingerUpload)) //nolint:errcheck // as above
+		readUntil(s.conn, time.Now().Add(lingerUpload))
 	}
 	<-s.uploading
 	s.uploading = nil
@@ -156,6 +156,6 @@ func (s *session) fillUp() error {
 		if s.uploading == nil {
 			s.startUpload()
 		}
-		s.up.conn.SetReadDeadline(s.deadline) //nolint:errcheck // a closed connection shows in Read
+		readUntil(s.up.conn, s.deadline)
 	}
 }

@@ -2,8 +2,10 @@ package fidelity
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"net"
+	"os"
 	"runtime"
 	"strings"
 	"testing"
@@ -64,12 +66,12 @@ func breakOff(t *testing.T, request, response, who string, reset bool) {
 	l := listen(t)
 	address, stop := newProxy(t, "inbound", l.Addr().String(), proxy.Options{})
 	c := dial(t, address)
-	io.WriteString(c, request)
+	say(c, request)
 	var srv net.Conn
 	if strings.Contains(request, "\r\n\r\n") {
 		srv = accept(t, l)
 		receive(t, srv, []byte(request), 0)
-		io.WriteString(srv, response)
+		say(srv, response)
 		if _, body, ok := strings.Cut(response, "\r\n\r\n"); ok || body != "" {
 			// through the proxy, an open end is announced
 			want := strings.Replace(response, "OK\r\n\r\n", "OK\r\nConnection: close\r\n\r\n", 1)
@@ -81,7 +83,9 @@ func breakOff(t *testing.T, request, response, who string, reset bool) {
 		broken, other = srv, c
 	}
 	if reset {
-		broken.(*net.TCPConn).SetLinger(0)
+		if err := broken.(*net.TCPConn).SetLinger(0); err != nil {
+			t.Fatal(err)
+		}
 	}
 	broken.Close()
 	seesEnd(t, other, who, response)
@@ -90,10 +94,10 @@ func breakOff(t *testing.T, request, response, who string, reset bool) {
 		srv.Close() // after a whole exchange it may be kept: the proxy must notice
 	}
 	next := dial(t, address)
-	io.WriteString(next, get)
+	say(next, get)
 	srv = accept(t, l)
 	receive(t, srv, []byte(get), 2)
-	io.WriteString(srv, okay)
+	say(srv, okay)
 	receive(t, next, []byte(okay), 3)
 	next.Close()
 	if other != nil {
@@ -133,7 +137,7 @@ func seesEnd(t *testing.T, other net.Conn, who, response string) {
 		return
 	}
 	rest, err := io.ReadAll(r)
-	if nerr, ok := err.(net.Error); ok && nerr.Timeout() {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Fatal("still open")
 	}
 	if len(rest) > 0 {

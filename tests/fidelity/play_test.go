@@ -87,19 +87,19 @@ func dial(t testing.TB, address string) net.Conn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn.SetDeadline(time.Now().Add(patience))
+	limit(t, conn.SetDeadline, patience)
 	t.Cleanup(func() { conn.Close() })
 	return conn
 }
 
 // accept waits for the one connection to the server.
 func accept(t testing.TB, l net.Listener) net.Conn {
-	l.(*net.TCPListener).SetDeadline(time.Now().Add(patience))
+	limit(t, l.(*net.TCPListener).SetDeadline, patience)
 	conn, err := l.Accept()
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn.SetDeadline(time.Now().Add(patience))
+	limit(t, conn.SetDeadline, patience)
 	t.Cleanup(func() { conn.Close() })
 	return conn
 }
@@ -188,8 +188,15 @@ func receive(t *testing.T, c net.Conn, want []byte, step int) {
 	}
 }
 
+// limit bounds what is waited for.
+func limit(t testing.TB, set func(time.Time) error, d time.Duration) {
+	if err := set(time.Now().Add(d)); err != nil {
+		t.Error(err)
+	}
+}
+
 func half(c net.Conn) {
-	c.(*net.TCPConn).CloseWrite()
+	_ = c.(*net.TCPConn).CloseWrite() // the other side may have gone
 }
 
 // ends wants the end of the connection and nothing before it.
@@ -225,7 +232,7 @@ func playRefused(t *testing.T, s shape) {
 	if !strings.Contains(string(rest), "\r\ntx-error: "+s.refused+"\r\n") {
 		t.Errorf("got %q, want %s", rest, s.refused)
 	}
-	l.(*net.TCPListener).SetDeadline(time.Now())
+	limit(t, l.(*net.TCPListener).SetDeadline, 0)
 	if conn, err := l.Accept(); err == nil {
 		conn.Close()
 		t.Error("the server was called")

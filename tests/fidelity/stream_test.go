@@ -35,7 +35,7 @@ func serveRaw(t testing.TB, handle func(c net.Conn, r *bufio.Reader)) string {
 			}
 			conns.Go(func() {
 				defer c.Close()
-				c.SetDeadline(time.Now().Add(3 * patience))
+				limit(t, c.SetDeadline, 3*patience)
 				handle(c, bufio.NewReader(c))
 			})
 		}
@@ -138,21 +138,21 @@ func TestLargeBodiesStream(t *testing.T) {
 					t.Error(err)
 				}
 				sums <- sum.Sum32()
-				io.WriteString(c, "HTTP/1.1 200 OK\r\n"+frame+"\r\nConnection: close\r\n\r\n")
+				say(c, "HTTP/1.1 200 OK\r\n"+frame+"\r\nConnection: close\r\n\r\n")
 				w := wrap(c)
 				sums <- pattern(t, w, size, &peak)
 				w.Close()
-				io.WriteString(c, map[bool]string{true: "\r\n"}[chunked])
+				say(c, map[bool]string{true: "\r\n"}[chunked])
 			}))
 			c := dial(t, address)
-			c.SetDeadline(time.Now().Add(3 * patience))
+			limit(t, c.SetDeadline, 3*patience)
 			runtime.GC()
 			heap, resident := memory(t)
-			io.WriteString(c, "POST / HTTP/1.1\r\nHost: x\r\n"+frame+"\r\n\r\n")
+			say(c, "POST / HTTP/1.1\r\nHost: x\r\n"+frame+"\r\n\r\n")
 			w := wrap(c)
 			sent := pattern(t, w, size, &peak)
 			w.Close()
-			io.WriteString(c, map[bool]string{true: "\r\n"}[chunked])
+			say(c, map[bool]string{true: "\r\n"}[chunked])
 			if got := <-sums; got != sent {
 				t.Errorf("up: checksum %x, want %x", got, sent)
 			}
@@ -198,14 +198,14 @@ func TestTrickleIsNotHeld(t *testing.T) {
 		}
 		fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n", pieces*len(piece))
 		for range pieces {
-			io.WriteString(c, piece)
+			say(c, piece)
 			<-arrived
 		}
 	}))
 	c := dial(t, address)
 	fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", pieces*len(piece))
 	for range pieces {
-		io.WriteString(c, piece)
+		say(c, piece)
 		<-arrived
 	}
 	r := bufio.NewReader(c)
@@ -240,7 +240,7 @@ func TestTrickleKeepsItsPace(t *testing.T) {
 		}
 	}))
 	c := dial(t, address)
-	io.WriteString(c, get)
+	say(c, get)
 	r := bufio.NewReader(c)
 	if _, _, err := readHead(r); err != nil {
 		t.Fatal(err)
@@ -303,12 +303,14 @@ func TestWebSocketEcho(t *testing.T) {
 		if _, _, err := readHead(r); err != nil {
 			return
 		}
-		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
-		io.Copy(c, r)
-		c.(*net.TCPConn).CloseWrite()
+		say(c, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+		if _, err := io.Copy(c, r); err != nil {
+			t.Error(err)
+		}
+		half(c)
 	}))
 	c := dial(t, address)
-	io.WriteString(c, "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+	say(c, "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
 	r := bufio.NewReader(c)
 	if line, _, err := readHead(r); err != nil || !strings.HasPrefix(line, "HTTP/1.1 101 ") {
 		t.Fatalf("got %q, %v", line, err)
@@ -345,7 +347,7 @@ func TestConnect(t *testing.T) {
 			c := dial(t, behind(t, "forward", address))
 			fmt.Fprintf(c, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\nearly ", host, host)
 			receive(t, c, []byte("HTTP/1.1 200 Connection Established\r\n\r\n"), 0)
-			io.WriteString(c, "\x16\x03 not http")
+			say(c, "\x16\x03 not http")
 			half(c)
 			if got, err := io.ReadAll(c); string(got) != "17 bytes: early \x16\x03 not http" || err != nil {
 				t.Errorf("got %q, %v", got, err)
@@ -354,10 +356,13 @@ func TestConnect(t *testing.T) {
 	}
 	t.Run("unreachable", func(t *testing.T) {
 		c := dial(t, behind(t, "forward", address))
-		io.WriteString(c, "CONNECT 127.0.0.1:1 HTTP/1.1\r\nHost: x\r\n\r\n")
+		say(c, "CONNECT 127.0.0.1:1 HTTP/1.1\r\nHost: x\r\n\r\n")
 		line, _, err := readHead(bufio.NewReader(c))
 		if line != "HTTP/1.1 503 Service Unavailable\r\n" || err != nil {
 			t.Errorf("got %q, %v", line, err)
 		}
 	})
 }
+
+// say sends s. Whether the other side still listened shows in what it answers.
+func say(w io.Writer, s string) { _, _ = io.WriteString(w, s) }
