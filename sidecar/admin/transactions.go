@@ -115,6 +115,9 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request, id txn.ID, commi
 		settled, err := s.opt.Engine.Wait(ctx, id, func(st txn.State) bool { return st.Decided() })
 		switch {
 		case errors.Is(err, context.DeadlineExceeded):
+			if now, err := s.state(r.Context(), id); err == nil {
+				st = now // answers may have come meanwhile
+			}
 			reply(w, http.StatusAccepted, decided{ID: id, Status: st.Phase.String(), Waiting: unanswered(st)})
 			return
 		case err != nil:
