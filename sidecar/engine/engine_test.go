@@ -286,3 +286,29 @@ func TestBeginIsNotBegunTwice(t *testing.T) {
 		}
 	})
 }
+
+// TestWakesUpOnTime: at the deadlines, not before, whichever comes first.
+func TestWakesUpOnTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := start(t, memory.New(memory.Options{}), &book{})
+		defer stop(t, e)
+		began := time.Now()
+		for i, timeout := range []time.Duration{time.Hour, time.Minute, 24 * time.Hour, time.Second} {
+			b := begin(txn.ID(fmt.Sprint("x", i)), txn.TCC)
+			b.Spec.Timeout = timeout
+			do(t, e, b.Spec.ID, b)
+		}
+		do(t, e, "x1", txn.Extend{Timeout: 2 * time.Minute})
+		do(t, e, "x3", txn.Decide{Commit: true})
+		var took []string
+		for _, id := range []txn.ID{"x1", "x0", "x2"} {
+			if s := wait(t, e, id, ended); s.Phase != txn.Aborted || s.Reason != "expired" {
+				t.Errorf("%s is %s: %s, want it expired", id, s.Phase, s.Reason)
+			}
+			took = append(took, time.Since(began).String())
+		}
+		if want := "[2m0s 1h0m0s 24h0m0s]"; fmt.Sprint(took) != want {
+			t.Errorf("woken after %v, want %s", took, want)
+		}
+	})
+}
