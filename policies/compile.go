@@ -318,12 +318,13 @@ func (c *compiler) shape(n *node, what string, see sight) (*shape, *tree) {
 	reads := &tree{}
 	switch n.kind {
 	case mapping:
-		out := &shape{kind: mapping, fields: map[string]*shape{}}
+		out := &shape{kind: mapping}
 		for _, e := range n.entries {
 			child, r := c.shape(e.value, what+"."+e.key, see)
-			out.fields[e.key] = child
+			out.fields = append(out.fields, field{name: e.key, shape: child})
 			reads.merge(r)
 		}
+		slices.SortFunc(out.fields, func(a, b field) int { return strings.Compare(a.name, b.name) })
 		return out, reads
 	case sequence:
 		out := &shape{kind: sequence}

@@ -2,7 +2,6 @@ package policies
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
 	"txmesh/txn"
@@ -204,15 +203,11 @@ func (h *shape) String() string {
 	case h.template != nil:
 		return h.template.text
 	case h.kind == mapping:
-		keys := make([]string, 0, len(h.fields))
-		for k := range h.fields {
-			keys = append(keys, k)
+		fields := make([]string, len(h.fields))
+		for i, f := range h.fields {
+			fields[i] = f.name + ": " + f.shape.String()
 		}
-		slices.Sort(keys)
-		for i, k := range keys {
-			keys[i] = k + ": " + h.fields[k].String()
-		}
-		return "{" + strings.Join(keys, ", ") + "}"
+		return "{" + strings.Join(fields, ", ") + "}"
 	case h.kind == sequence:
 		items := make([]string, len(h.items))
 		for i, item := range h.items {

@@ -61,10 +61,10 @@ func (e *expr) eval(s scope) (any, error) {
 	out, _, err := e.program.Eval(s)
 	if err != nil {
 		if strings.HasPrefix(err.Error(), "index out of bounds") {
-			return nil, fmt.Errorf("%s: %w (%v)", e.text, errItem, err)
+			return nil, fmt.Errorf("%s: %w (%w)", e.text, errItem, err)
 		}
 		if isMissing(err) {
-			return nil, fmt.Errorf("%s: %w (%v)", e.text, errMissing, err)
+			return nil, fmt.Errorf("%s: %w (%w)", e.text, errMissing, err)
 		}
 		return nil, fmt.Errorf("%s: %w", e.text, err)
 	}

@@ -1,10 +1,12 @@
 package policies
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"regexp"
 	"strconv"
+	"strings"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
@@ -67,7 +69,7 @@ func (n *node) null() bool { return n.kind == scalar && n.scalar == nil }
 
 // parse returns the non-empty documents of a source. What it cannot read it reports.
 func (r *reporter) parse(src Source) []*node {
-	file, err := parser.ParseBytes(src.Data, 0)
+	file, err := parser.ParseBytes(bytes.TrimPrefix(src.Data, []byte("\ufeff")), 0)
 	if err != nil {
 		r.syntax(src.Name, err)
 		return nil
@@ -75,7 +77,7 @@ func (r *reporter) parse(src Source) []*node {
 	p := &converter{r: r, file: src.Name}
 	var docs []*node
 	for _, d := range file.Docs {
-		if d.Body == nil {
+		if d.Body == nil || d.Body.Type() == ast.DirectiveType { // %YAML 1.2 counts as a document of its own
 			continue
 		}
 		if n := p.node(d.Body, 0); n != nil && !n.null() {
@@ -155,8 +157,9 @@ func featureName(n ast.Node) string {
 		return "a tag (!name)"
 	case ast.InfinityType, ast.NanType:
 		return "a number that JSON does not have"
+	default:
+		return "this kind of value"
 	}
-	return "this kind of value"
 }
 
 func (p *converter) mapping(values []*ast.MappingValueNode, at pos, depth int) *node {
@@ -188,6 +191,10 @@ func stringNode(v *ast.StringNode, at pos) *node {
 	if t == nil {
 		return n
 	}
+	if strings.Contains(strings.TrimSpace(t.Origin), "\n") {
+		n.inner = -1
+		return n
+	}
 	switch t.Type {
 	case token.SingleQuoteType, token.DoubleQuoteType:
 		n.inner = 1
@@ -196,6 +203,8 @@ func stringNode(v *ast.StringNode, at pos) *node {
 		if jsonNumber.MatchString(v.Value) {
 			n.scalar = json.Number(v.Value)
 		}
+	default: // block text and the like spans lines
+		n.inner = -1
 	}
 	return n
 }

@@ -367,3 +367,61 @@ func TestConditionWaitsForTheAnswerThatSomebodyKeeps(t *testing.T) {
 		})
 	}
 }
+
+func TestFilesOfOtherSystemsAreRead(t *testing.T) {
+	plain, err := Compile(Source{Name: "p.yaml", Data: []byte(policyOf(undoCall))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"carriage returns": strings.ReplaceAll(policyOf(undoCall), "\n", "\r\n"),
+		"byte order mark":  "\ufeff" + policyOf(undoCall),
+		"no last newline":  strings.TrimSuffix(policyOf(undoCall), "\n"),
+		"document marks":   "%YAML 1.2\n---\n" + policyOf(undoCall) + "...\n",
+		"JSON":             string(plain.Calls()[0].Source().Data),
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, err := Compile(Source{Name: "p.yaml", Data: []byte(text)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, want := s.Calls()[0].Document, plain.Calls()[0].Document; got != want {
+				t.Errorf("hash = %s, want %s", got, want)
+			}
+		})
+	}
+}
+
+func TestFaultInTextOverLinesIsPlacedAtItsStart(t *testing.T) {
+	for name, text := range map[string]string{
+		"folded":  "    key: >\n      request.body.a +\n      nobody\n",
+		"plain":   "    key: request.body.a +\n      nobody\n",
+		"quoted":  "    key: 'request.body.a +\n      nobody'\n",
+		"literal": "    key: |\n      request.body.a +\n      nobody\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := Compile(Source{Name: "p.yaml", Data: []byte(policyOf("  - name: a\n    match: {service: s}\n    undo: {path: /u}\n" + text))})
+			if want := "p.yaml:9:10: TXM0016: call.key: undeclared reference to 'nobody'"; err == nil || err.Error() != want {
+				t.Errorf("error = %v, want %s", err, want)
+			}
+		})
+	}
+}
+
+func TestExpressionsAreBounded(t *testing.T) {
+	s := compiled(t, `  - name: a
+    match: {service: s}
+    outcome: [{when: 'response.body.l.all(a, response.body.l.all(b, response.body.l.all(c, a + b + c != "x")))', is: OK}]
+    undo: {path: /u}
+`)
+	items := strings.Repeat(`"yyyyyyyyyy",`, 200)
+	body := `{"l":[` + strings.TrimSuffix(items, ",") + `]}`
+	out, cause := s.Calls()[0].Outcome(txn.Forward, nil, &Message{Status: 200, Body: []byte(body)})
+	if out != txn.Unknown || !strings.Contains(cause, "cost limit exceeded") {
+		t.Errorf("outcome = %v, %s", out, cause)
+	}
+	_, err := Compile(Source{Name: "p.yaml", Data: []byte(policyOf("  - {name: a, match: {service: s}, undo: {path: /u}, key: \"'" + strings.Repeat("x", 5000) + "'\"}\n"))})
+	if err == nil || !strings.Contains(err.Error(), "TXM0016: call.key: expression") {
+		t.Errorf("error of a long expression = %v", err)
+	}
+}

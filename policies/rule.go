@@ -1,6 +1,7 @@
 package policies
 
 import (
+	"fmt"
 	"strings"
 	"time"
 
@@ -196,8 +197,11 @@ func order(r txn.Resolve) int {
 		return 0
 	case txn.ResolveUndo:
 		return 1
+	case txn.ResolveStop:
+		return 2
+	default:
+		panic(fmt.Sprintf("resolve %d is none of three", r))
 	}
-	return 2
 }
 
 // judge reports rules that are sound in each part and still cannot be kept.

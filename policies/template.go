@@ -271,10 +271,15 @@ func isHex(c byte) bool { _, ok := unhex(c); return ok }
 // shape is a body with templates in its strings.
 type shape struct {
 	template *template
-	fields   map[string]*shape
+	fields   []field // sorted by name, so that the first error is always the same
 	items    []*shape
 	constant any
 	kind     kind
+}
+
+type field struct {
+	name  string
+	shape *shape
 }
 
 // render builds the value. A template that is one value keeps that value's type; an absent value is an error.
@@ -287,12 +292,12 @@ func (h *shape) render(s scope) (any, error) {
 		return h.template.inBody(s)
 	case h.kind == mapping:
 		out := make(map[string]any, len(h.fields))
-		for k, f := range h.fields {
-			v, err := f.render(s)
+		for _, f := range h.fields {
+			v, err := f.shape.render(s)
 			if err != nil {
-				return nil, fmt.Errorf("%s: %w", k, err)
+				return nil, fmt.Errorf("%s: %w", f.name, err)
 			}
-			out[k] = v
+			out[f.name] = v
 		}
 		return out, nil
 	case h.kind == sequence:

@@ -121,7 +121,9 @@ func TestWatcherFollowsRenames(t *testing.T) {
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}
-	w.failure(t, "no such file")
+	if err := w.failure(t, "no such file"); !errors.As(err, new(Findings)) {
+		t.Errorf("report = %v, want findings", err)
+	}
 	if n := w.Current().Calls()[0].Name; n != "three" {
 		t.Errorf("rule in force = %s, want three", n)
 	}
