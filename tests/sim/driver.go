@@ -1,0 +1,285 @@
+package sim
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"txmesh/sidecar/engine"
+	"txmesh/txlog"
+	"txmesh/txn"
+)
+
+// engineTimeout bounds one call of an engine.
+const engineTimeout = 10 * time.Second
+
+// driver puts the real shard to work without goroutines: one append at a time, everything that became ready meanwhile
+// goes into the next, and calls and replies leave when their records are in the journal. It implements
+// interceptor.Coordinator. It lives as long as its sidecar does.
+type driver struct {
+	n       *node
+	shard   *engine.Shard
+	replies []*reply // leave with the batch that is gathering
+	waiting []*reply
+	busy    bool // an append is under way
+	alarm   uint64
+	moved   []txn.ID // since the last comparison of state and journal
+	flying  map[flight]bool
+	opening bool
+}
+
+// reply is what a Do or a Wait comes back with.
+type reply struct {
+	signal
+	id    txn.ID
+	until func(txn.State) bool
+	state txn.State
+	err   error
+}
+
+type flight struct {
+	tx     txn.ID
+	branch string
+	op     txn.Op
+}
+
+func newDriver(n *node) *driver {
+	return &driver{n: n, shard: engine.NewShard(engine.Limits{}), flying: map[flight]bool{}}
+}
+
+// load restores what the journal holds. The ports open when that has become durable.
+func (d *driver) load() {
+	var es []txlog.Entry
+	for _, id := range d.n.journal.transactions() {
+		if d.n.journal.state(id).Phase.Done() {
+			continue
+		}
+		for _, r := range d.n.journal.records(id, false) {
+			es = append(es, txlog.Entry{Tx: id, At: d.n.w.now, Record: r})
+		}
+	}
+	d.opening = true
+	d.shard.Load(d.n.w.now, es)
+	d.moved = d.shard.IDs()
+	d.flush()
+}
+
+func (d *driver) states() []txn.State {
+	var all []txn.State
+	for _, id := range d.shard.IDs() {
+		if st, err := d.shard.State(id); err == nil {
+			all = append(all, st)
+		}
+	}
+	return all
+}
+
+// Do feeds one event and returns when what it recorded is durable.
+func (d *driver) Do(_ context.Context, id txn.ID, e txn.Event) (txn.State, error) {
+	w := d.n.w
+	_, begin := e.(txn.Begin)
+	if rs := d.n.journal.records(id, false); !d.shard.Has(id) && (len(rs) > 0 || !begin) {
+		if len(rs) == 0 {
+			return txn.State{}, fmt.Errorf("transaction %s: %w", id, txn.ErrUnknown)
+		}
+		m := txn.Restore(rs)
+		_, err := m.Step(w.now, e)
+		return m.State(), err
+	}
+	st, err := d.step(id, e)
+	r := &reply{id: id, state: st, err: err}
+	d.replies = append(d.replies, r)
+	d.flush()
+	w.cur.wait(&r.signal, 0)
+	if r.err == nil {
+		w.checkDurable(d.n, id, e)
+	}
+	return r.state, r.err
+}
+
+// Post feeds one event and does not wait.
+func (d *driver) Post(id txn.ID, e txn.Event) {
+	if d.shard.Has(id) {
+		// What is refused here is refused to nobody: see engine.Engine.Post.
+		_, _ = d.step(id, e)
+		d.flush()
+	}
+}
+
+func (d *driver) step(id txn.ID, e txn.Event) (txn.State, error) {
+	d.n.w.logf("%s: %s", d.n.place, describe(id, e))
+	if err := d.shard.Step(d.n.w.now, id, e); err != nil {
+		return txn.State{}, err
+	}
+	d.look(id)
+	return d.shard.State(id)
+}
+
+// look lets go those who wait for what this transaction has become.
+func (d *driver) look(id txn.ID) {
+	d.moved = append(d.moved, id)
+	d.waiting = slices.DeleteFunc(d.waiting, func(r *reply) bool {
+		if r.id != id {
+			return false
+		}
+		st, err := d.shard.State(id)
+		if err == nil && !r.until(st) && !st.Phase.Done() {
+			return false
+		}
+		if r.state, r.err = st, err; err == nil && !r.until(st) {
+			r.err = engine.ErrEnded
+		}
+		d.replies = append(d.replies, r)
+		return true
+	})
+}
+
+// Wait returns as soon as the predicate holds. Whoever gives a context with a deadline waits for replyMax.
+func (d *driver) Wait(ctx context.Context, id txn.ID, until func(txn.State) bool) (txn.State, error) {
+	w := d.n.w
+	if !d.shard.Has(id) {
+		st, err := d.ended(id)
+		if err == nil && !until(st) {
+			err = engine.ErrEnded
+		}
+		return st, err
+	}
+	r := &reply{id: id, until: until}
+	d.waiting = append(d.waiting, r)
+	d.look(id)
+	d.flush()
+	most := time.Duration(0)
+	if _, bounded := ctx.Deadline(); bounded {
+		most = replyMax
+	}
+	if !w.cur.wait(&r.signal, most) {
+		d.waiting = slices.DeleteFunc(d.waiting, func(o *reply) bool { return o == r })
+		return txn.State{}, context.DeadlineExceeded
+	}
+	return r.state, r.err
+}
+
+// State returns an open or a finished transaction.
+func (d *driver) State(ctx context.Context, id txn.ID) (txn.State, error) {
+	return d.Wait(ctx, id, func(txn.State) bool { return true })
+}
+
+func (d *driver) ended(id txn.ID) (txn.State, error) {
+	rs := d.n.journal.records(id, false)
+	if len(rs) == 0 {
+		return txn.State{}, fmt.Errorf("transaction %s: %w", id, txn.ErrUnknown)
+	}
+	return txn.Fold(rs), nil
+}
+
+// Find returns the newest transaction begun under a key.
+func (d *driver) Find(_ context.Context, key string) (txn.ID, error) {
+	id, ok := d.n.journal.find(key)
+	if !ok {
+		return "", txn.ErrUnknown
+	}
+	return id, nil
+}
+
+// flush hands what has gathered to the journal, unless an append is under way.
+func (d *driver) flush() {
+	if d.busy {
+		return
+	}
+	rd, replies := d.shard.Ready(), d.replies
+	d.replies = nil
+	if len(rd.Broken) > 0 {
+		d.n.w.fail("L7", "a machine broke: %v", rd.Broken[0])
+	}
+	if len(rd.Entries) == 0 && !rd.Sync {
+		d.act(rd, replies)
+		return
+	}
+	d.busy = true
+	if d.n.w.point(d.n, sidecar) {
+		return
+	}
+	d.n.w.in(&d.n.side.process, d.n.w.between(200*time.Microsecond, 4*time.Millisecond), func() { d.append(rd, replies) })
+}
+
+func (d *driver) append(rd engine.Ready, replies []*reply) {
+	w := d.n.w
+	d.n.journal.append(rd.Entries)
+	for _, e := range rd.Entries {
+		w.logf("%s: journal %s %s", d.n.place, e.Tx, describeRecord(e.Record))
+		w.recorded(d.n, e.Tx)
+	}
+	if w.point(d.n, sidecar) {
+		return
+	}
+	if rd.Sync && !w.opt.NoSync {
+		d.n.journal.sync()
+		w.durable(d.n, rd.Entries)
+		if w.point(d.n, sidecar) {
+			return
+		}
+	}
+	d.busy = false
+	d.shard.Appended(rd)
+	if d.opening {
+		d.opening = false
+		d.n.listen()
+	}
+	d.act(rd, replies)
+	d.flush()
+}
+
+// act does what had to wait for the append.
+func (d *driver) act(rd engine.Ready, replies []*reply) {
+	w := d.n.w
+	for _, c := range rd.Calls {
+		f := flight{c.Tx, c.Branch, c.Op}
+		if d.flying[f] {
+			w.fail("L6", "%s of %s is called again while its answer is awaited", c.Op, name(c.Tx, c.Branch))
+		}
+		d.flying[f] = true
+		w.checkCall(d.n, c)
+		w.spawn(&d.n.side.process, func(a *actor) { d.call(f, c) })
+	}
+	for _, r := range replies {
+		w.fire(&r.signal)
+	}
+	if d.shard.Gathered() == 0 && !d.busy {
+		w.checkFold(d)
+	}
+	d.arm()
+}
+
+// call makes one call and answers it once.
+func (d *driver) call(f flight, c txn.Call) {
+	w := d.n.w
+	w.point(d.n, sidecar)
+	out, result, cause := w.perform(d.n, c)
+	w.logf("%s: %s of %s answered %s %s", d.n.place, c.Op, name(c.Tx, c.Branch), out, cause)
+	w.point(d.n, sidecar)
+	delete(d.flying, f)
+	d.Post(c.Tx, txn.Returned{Branch: c.Branch, Op: c.Op, Outcome: out, Result: result, Cause: cause})
+}
+
+// arm sets the one alarm clock.
+func (d *driver) arm() {
+	at := d.shard.Next()
+	if at.IsZero() {
+		return
+	}
+	d.alarm++
+	mine := d.alarm
+	w := d.n.w
+	w.in(&d.n.side.process, max(0, at.Sub(w.now)), func() {
+		if mine != d.alarm {
+			return
+		}
+		d.shard.Tick(w.now)
+		for _, id := range d.shard.IDs() {
+			d.look(id)
+		}
+		d.flush()
+		d.arm()
+	})
+}
