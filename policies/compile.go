@@ -24,6 +24,7 @@ type sight struct {
 	response  bool
 	pattern   *pattern // of the rule: the path variables; nil: none
 	journaled bool
+	asked     bool   // of what it reads the request alone is journaled
 	why       string // why the rest cannot be seen
 }
 
@@ -235,7 +236,7 @@ func (c *compiler) visibleHeader(p path, at pos, what string, see sight) bool {
 		c.fault(at, codeHeaders, "%s: header names are lower case here: %s[%q]", what, p[:2], strings.ToLower(fmt.Sprint(p[2])))
 		return false
 	}
-	if see.journaled && slices.Contains(secretHeaders(), name) {
+	if (see.journaled || see.asked && p[0] == "request") && slices.Contains(secretHeaders(), name) {
 		c.fault(at, codeSecret, "%s reads header %s, which would be journaled", what, name)
 		return false
 	}

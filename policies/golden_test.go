@@ -117,7 +117,25 @@ func exchangeGolden(t *testing.T, set *Set, d *datadriven.TestData) string {
 		}
 	}
 	causes(samples[0], set, got)
+	sameLater(t, samples[0], set)
 	return indented(got) + "\n"
+}
+
+// sameLater holds that an answer means the same when it is found later, with the record alone.
+func sameLater(t *testing.T, s Sample, set *Set) {
+	c := set.Call(s.target)
+	if c == nil || s.response == nil {
+		return
+	}
+	record, err := c.Record(&s.request)
+	if err != nil {
+		return
+	}
+	now, because := c.Outcome(txn.Forward, &s.request, s.response)
+	later, cause := c.RecordedOutcome(record, s.response)
+	if later != now || cause != because {
+		t.Errorf("%s: outcome now %v (%s), later %v (%s)", c.Name, now, because, later, cause)
+	}
 }
 
 // causes adds what is said to people.

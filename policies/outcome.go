@@ -4,20 +4,52 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 
 	"txmesh/txn"
 )
 
 // Outcome judges the answer of one op: the rule's own outcome rules first, then the built-in table. req is the
-// request of a forward call and may be nil for the other ops; res is nil when no answer came. The cause is for
-// people; it is empty for OK.
+// request of a forward call and may be nil for the other ops; without it a forward whose rules read the request is
+// Unknown. res is nil when no answer came. The cause is for people; it is empty for OK.
 func (c *Call) Outcome(o txn.Op, req, res *Message) (out txn.Outcome, cause string) {
+	var asked scope
+	if o == txn.Forward && req != nil {
+		var err error
+		if asked, err = c.reads.request(req, c.match.pattern); err != nil {
+			return txn.Unknown, err.Error()
+		}
+	}
+	return c.judge(o, asked, res)
+}
+
+// RecordedOutcome is Outcome for a forward call whose answer is found later, when only the record of its request is
+// left.
+func (c *Call) RecordedOutcome(request []byte, res *Message) (out txn.Outcome, cause string) {
+	asked, err := c.recall(request, nil)
+	if err != nil {
+		return txn.Unknown, err.Error()
+	}
+	return c.judge(txn.Forward, asked, res)
+}
+
+// judge applies the outcome rules of an op to its answer, and to its request where that is known.
+func (c *Call) judge(o txn.Op, asked scope, res *Message) (out txn.Outcome, cause string) {
 	if res == nil {
 		return txn.Unknown, "no answer"
 	}
-	rules, s, err := c.judgement(o, req, res)
-	if err != nil {
-		return txn.Unknown, err.Error()
+	rules, reads := c.rulesOf(o)
+	if asked == nil && (reads.reads("request") || reads.reads("path")) {
+		return txn.Unknown, fmt.Sprintf("answered %d; the outcome rules read the request, which is not at hand", res.Status)
+	}
+	s := scope{}
+	if len(rules) > 0 {
+		answered, err := reads.response(res)
+		if err != nil {
+			return txn.Unknown, fmt.Sprintf("answered %d; %v", res.Status, err)
+		}
+		maps.Copy(s, asked)
+		maps.Copy(s, answered)
 	}
 	for _, r := range rules {
 		yes, err := r.when.evalBool(s)
@@ -42,32 +74,15 @@ func because(out txn.Outcome, cause string) string {
 	return cause
 }
 
-// judgement builds what the outcome rules of an op can see.
-func (c *Call) judgement(o txn.Op, req, res *Message) ([]outcomeRule, scope, error) {
-	rules, reads := c.outcome, c.reads
-	if o != txn.Forward {
-		if !c.Has(o) {
-			return nil, nil, nil
-		}
-		rules, reads = c.ops[o].outcome, c.ops[o].reads
+// rulesOf returns the outcome rules of an op and what they read.
+func (c *Call) rulesOf(o txn.Op) ([]outcomeRule, *tree) {
+	switch {
+	case o == txn.Forward:
+		return c.outcome, c.reads
+	case c.Has(o):
+		return c.ops[o].outcome, c.ops[o].reads
 	}
-	if len(rules) == 0 {
-		return nil, nil, nil
-	}
-	s, err := reads.response(res)
-	if err != nil {
-		return nil, nil, fmt.Errorf("answered %d; %w", res.Status, err)
-	}
-	if o == txn.Forward && req != nil {
-		asked, err := reads.request(req, c.match.pattern)
-		if err != nil {
-			return nil, nil, err
-		}
-		for k, v := range asked {
-			s[k] = v
-		}
-	}
-	return rules, s, nil
+	return nil, nil
 }
 
 // table picks the built-in table of an op. A held call is taken as soon as it is accepted, as a forward is.

@@ -425,3 +425,26 @@ func TestExpressionsAreBounded(t *testing.T) {
 		t.Errorf("error of a long expression = %v", err)
 	}
 }
+
+func TestOutcomeOverTheRequestNeedsTheRequest(t *testing.T) {
+	c := compiled(t, `  - name: a
+    match: {service: s}
+    outcome: [{when: response.body.n < request.body.n, is: Refused}]
+    undo: {path: /u}
+`).Calls()[0]
+	res := &Message{Status: 200, Body: []byte(`{"n":4}`)}
+	out, cause := c.Outcome(txn.Forward, nil, res)
+	if want := "answered 200; the outcome rules read the request, which is not at hand"; out != txn.Unknown || cause != want {
+		t.Errorf("outcome = %v, %q, want unknown, %q", out, cause, want)
+	}
+	record, err := c.Record(&Message{Path: "/", Body: []byte(`{"n":5,"m":1}`)})
+	if want := `{"request":{"body":{"n":5}}}`; err != nil || string(record) != want {
+		t.Fatalf("record = %s, %v, want %s", record, err, want)
+	}
+	if out, cause := c.RecordedOutcome(record, res); out != txn.Refused {
+		t.Errorf("outcome by the record = %v, %q, want refused", out, cause)
+	}
+	if out, cause := c.RecordedOutcome(record, &Message{Status: 200, Body: []byte(`{"n":5}`)}); out != txn.OK {
+		t.Errorf("outcome by the record = %v, %q, want ok", out, cause)
+	}
+}

@@ -45,7 +45,8 @@ func (p *policyReader) readCall(n *node) {
 	c.Ambiguous = Reaction(f.choice("onAmbiguous", int(p.ambiguous), "Reject", "Ignore"))
 	c.Lost = Reaction(f.choice("onLostContext", int(p.lost), "Reject", "Report"))
 	c.Async = Async(f.choice("async", 0, "Refuse", "Detach"))
-	c.outcome = p.outcomes(f, c.reads, sight{request: true, response: true, pattern: m.pattern})
+	c.outcome = p.outcomes(f, c.reads, sight{request: true, response: true, pattern: m.pattern, asked: true})
+	p.recordAsked(c, c.reads) // an answer that is found later is judged by the same rules
 	p.readKind(c, f)
 	p.readQuery(c, f)
 	p.settle(c, f)
@@ -166,13 +167,16 @@ func (p *policyReader) readQuery(c *Call, f fields) {
 		selects := sight{request: true, response: true, pattern: c.match.pattern, journaled: true}
 		c.answer = p.compileText(n.text(), n.at, n.inner, q.path("answer"), selects)
 		if c.answer != nil {
-			asked := &tree{}
-			for _, side := range []string{"request", "path"} {
-				if c.answer.reads.reads(side) {
-					asked.child(side).merge(c.answer.reads.at(side))
-				}
-			}
-			c.recorded.merge(asked)
+			p.recordAsked(c, c.answer.reads)
+		}
+	}
+}
+
+// recordAsked adds what is read of the request to what is recorded of it.
+func (p *policyReader) recordAsked(c *Call, reads *tree) {
+	for _, side := range []string{"request", "path"} {
+		if reads.reads(side) {
+			c.recorded.child(side).merge(reads.at(side))
 		}
 	}
 }
