@@ -88,6 +88,8 @@ func (c *Call) rulesOf(o txn.Op) ([]outcomeRule, *tree) {
 // table picks the built-in table of an op. A held call is taken as soon as it is accepted, as a forward is.
 func (c *Call) table(o txn.Op) func(code int) txn.Outcome {
 	switch {
+	case o == txn.Forward && c.root:
+		return rootOutcome
 	case o == txn.Forward, o == txn.Commit && c.Kind == Hold:
 		return forwardOutcome
 	case o == txn.Ask:
@@ -109,6 +111,14 @@ func forwardOutcome(code int) txn.Outcome {
 		return txn.Refused
 	}
 	return txn.Unknown
+}
+
+// rootOutcome is the table for the root's own writes: a service that answers with a redirect has done its work.
+func rootOutcome(code int) txn.Outcome {
+	if code >= 300 && code <= 399 {
+		return txn.OK
+	}
+	return forwardOutcome(code)
 }
 
 // settleOutcome is the table for undo, confirm and cancel: gone counts as done, accepted as not yet done.

@@ -56,6 +56,11 @@ const undoCall = `  - name: a
 func TestBuiltInOutcomes(t *testing.T) {
 	s := compiled(t, undoCall)
 	undo, hold, reserve := s.Calls()[0], s.Calls()[1], s.Calls()[2]
+	root, err := Compile(Source{Name: "p.yaml", Data: []byte(strings.Replace(policyOf("  - {name: r, match: {service: s}, undo: {path: /u}}\n"), "calls:", "start:", 1))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := root.Starts()[0].Own
 	for _, tt := range []struct {
 		name string
 		call *Call
@@ -66,6 +71,9 @@ func TestBuiltInOutcomes(t *testing.T) {
 			200: txn.OK, 201: txn.OK, 202: txn.OK, 204: txn.OK, 101: txn.Unknown, 301: txn.Unknown, 304: txn.Unknown, 307: txn.Unknown,
 			400: txn.Refused, 404: txn.Refused, 408: txn.Unknown, 409: txn.Refused, 410: txn.Refused, 425: txn.Pending,
 			429: txn.Unknown, 500: txn.Unknown, 502: txn.Unknown, 503: txn.Unknown, 504: txn.Unknown, 599: txn.Unknown, 0: txn.Unknown, 999: txn.Unknown,
+		}},
+		{"the root's own writes", own, txn.Forward, map[int]txn.Outcome{
+			200: txn.OK, 302: txn.OK, 399: txn.OK, 409: txn.Refused, 425: txn.Pending, 500: txn.Unknown, 101: txn.Unknown,
 		}},
 		{"undo with its own rule for 404", undo, txn.Undo, map[int]txn.Outcome{
 			200: txn.OK, 202: txn.Pending, 404: txn.OK, 409: txn.Refused, 410: txn.OK, 425: txn.Pending, 429: txn.Unknown, 500: txn.Unknown,

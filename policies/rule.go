@@ -253,7 +253,7 @@ func (p *policyReader) readOwn(f fields, s *Start) *Call {
 		return nil
 	}
 	c := p.newCall(s.match, s.at)
-	c.Name, c.Kind = s.Name, Undo
+	c.Name, c.Kind, c.root = s.Name, Undo, true
 	c.Retry = p.readRetry(f, p.retry)
 	if f.has("confirm") {
 		c.Kind = Reserve

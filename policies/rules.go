@@ -146,6 +146,7 @@ type Call struct {
 	Reason      string        // why it is irreversible
 	Document    string        // hash of the policy document
 
+	root    bool // the own writes of a start rule
 	source  Source
 	match   match
 	key     *expr // nil: the Idempotency-Key header
