@@ -106,17 +106,17 @@ type message struct {
 	fill func() error // reads more into src
 
 	wire []byte // what Body took from src, as it was on the wire
-	data []byte // the same without chunk framing
+	data []byte // the same without framing, if it is chunked
 	err  error  // why Body could not end
 }
 
 // buffer reads the body until it is complete, or max bytes of data are passed. What it read is sent from wire.
 func (m *message) buffer(max int) ([]byte, error) {
-	if m.body.framing == byLength && m.body.left+int64(len(m.data)) > int64(max) {
+	if m.body.framing == byLength && m.body.left+int64(len(m.wire)) > int64(max) {
 		return nil, interceptor.ErrBodyTooLarge
 	}
 	for !m.body.done && m.err == nil {
-		if len(m.data) > max || len(m.wire) > 2*max+largeBuffer {
+		if len(m.content()) > max || len(m.wire) > 2*max+largeBuffer {
 			return nil, interceptor.ErrBodyTooLarge
 		}
 		m.err = m.more()
@@ -124,10 +124,18 @@ func (m *message) buffer(max int) ([]byte, error) {
 	if m.err != nil {
 		return nil, m.err
 	}
-	if len(m.data) > max {
+	if len(m.content()) > max {
 		return nil, interceptor.ErrBodyTooLarge
 	}
-	return m.data, nil
+	return m.content(), nil
+}
+
+// content is the data of what was buffered.
+func (m *message) content() []byte {
+	if m.body.framing == byChunks {
+		return m.data
+	}
+	return m.wire
 }
 
 // more moves what src has buffered of the body to wire and data, and reads if there was nothing.
@@ -142,7 +150,7 @@ func (m *message) more() error {
 	}
 	n, isData, err := m.body.next(p)
 	m.wire = append(m.wire, p[:n]...)
-	if isData {
+	if isData && m.body.framing == byChunks {
 		m.data = append(m.data, p[:n]...)
 	}
 	m.src.discard(n)

@@ -26,7 +26,8 @@ func TestGateSeesTheRequest(t *testing.T) {
 		return interceptor.Verdict{}
 	}
 	var got string
-	p, err := NewInbound(Options{Gate: g}, "bank/accounts", upstreamServer(t, func(conn net.Conn) {
+	trusted := func(remote net.Addr) bool { return strings.HasPrefix(remote.String(), "127.0.0.1:") }
+	p, err := NewInbound(Options{Gate: g, Trusted: trusted}, "bank/accounts", upstreamServer(t, func(conn net.Conn) {
 		got, _ = readHead(bufio.NewReader(conn))
 		if _, err := io.WriteString(conn, okay); err != nil {
 			t.Error(err)
@@ -43,7 +44,7 @@ func TestGateSeesTheRequest(t *testing.T) {
 	if got != sent {
 		t.Errorf("sent %q, want %q", got, sent)
 	}
-	if g.ports[0].Service != "bank/accounts" || g.ports[0].Direction != interceptor.Inbound {
+	if p := g.ports[0]; p.Service != "bank/accounts" || p.Direction != interceptor.Inbound || !p.Trusted {
 		t.Errorf("port %+v", g.ports[0])
 	}
 }
@@ -219,6 +220,26 @@ func TestTicketTimesOut(t *testing.T) {
 	if got := code(g.ends(t, 1)[0]); got != "TXM0223" {
 		t.Errorf("After got %q", got)
 	}
+}
+
+// TestHeldTimeIsTheGates lets After take longer than the ticket gives the upstream, whose body comes later still.
+func TestHeldTimeIsTheGates(t *testing.T) {
+	g := tagAll(interceptor.Ticket{Hold: true, Timeout: 50 * time.Millisecond})
+	release := make(chan struct{})
+	g.after = func(*interceptor.Ticket, interceptor.Response, error) *interceptor.Answer {
+		<-time.After(80 * time.Millisecond)
+		close(release)
+		return nil
+	}
+	p, err := NewInbound(Options{Gate: g}, "s", upstreamServer(t, func(conn net.Conn) {
+		skipHead(bufio.NewReader(conn))
+		say(conn, okay[:len(okay)-2])
+		<-release
+		say(conn, "ok")
+	}))
+	c := dial(t, start(t, p, err))
+	c.send(get)
+	c.want(okay)
 }
 
 // TestClientGoes closes the client's connection while the upstream is silent.

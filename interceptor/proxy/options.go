@@ -26,6 +26,8 @@ type Options struct {
 	Gate   Gate         // nil: no request is ever tagged
 	Log    *slog.Logger // nil: silence
 	Limits Limits
+	// Trusted says which senders may begin transactions by tx-start; nil: none. It sets Port.Trusted.
+	Trusted func(remote net.Addr) bool
 	// Dial opens connections to endpoints; nil: TCP. It must keep to the context's deadline.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }

@@ -42,6 +42,7 @@ type server struct {
 
 	draining atomic.Bool
 	killed   atomic.Bool
+	turning  sync.WaitGroup // clients being told that there are too many; each takes lingerTime at most
 
 	mu        sync.Mutex // guards the rest
 	listeners map[net.Listener]struct{}
@@ -102,7 +103,9 @@ func (s *server) admit(conn net.Conn) {
 		conn.Close() // nothing was read from it
 		return
 	}
-	if !full {
+	if full {
+		s.turning.Add(1)
+	} else {
 		s.sessions[ss] = struct{}{}
 	}
 	s.mu.Unlock()
@@ -158,6 +161,7 @@ func (s *server) shutdown(ctx context.Context) error {
 	}
 	s.cancel()
 	s.pool.close()
+	s.turning.Wait()
 	return errors.Join(errs...)
 }
 

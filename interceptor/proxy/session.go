@@ -23,6 +23,8 @@ type session struct {
 	in   reader
 	out  []byte // the next bytes to the client, or the request on its way out
 
+	trusted bool // Port.Trusted
+
 	req request
 	res response
 
@@ -45,6 +47,7 @@ func newSession(srv *server, conn net.Conn) *session {
 	s := &session{srv: srv, conn: conn, in: reader{conn: conn, pool: srv.bufs}}
 	s.req.src, s.req.fill, s.req.tunes = &s.in, s.fillSlowly, s.welcomeBody
 	s.res.fill = s.fillUp
+	s.trusted = srv.opts.Trusted != nil && srv.opts.Trusted(conn.RemoteAddr())
 	s.idle.Store(true)
 	return s
 }
@@ -152,6 +155,7 @@ func (s *session) exchange(end int) bool {
 	s.req.head.cleanRequest()
 	var v interceptor.Verdict
 	if s.srv.opts.Gate != nil {
+		t.port.Trusted = s.trusted
 		v = s.srv.opts.Gate.Before(s.srv.ctx, t.port, &s.req)
 	}
 	if v.Answer != nil {
@@ -192,13 +196,25 @@ func (s *session) forward(t target) bool {
 		return s.switchProtocols()
 	}
 	if s.ticket != nil && s.ticket.Hold {
-		if a := s.after(nil); a != nil {
-			s.drop()
-			return s.reply(a)
-		}
-		if s.res.err != nil {
-			return s.fail(s.broken(s.res.err))
-		}
+		return s.hold()
+	}
+	return s.relay()
+}
+
+// hold lets the Gate see the response before the client does.
+func (s *session) hold() bool {
+	began := time.Now()
+	a := s.after(nil)
+	if a != nil {
+		s.drop()
+		return s.reply(a)
+	}
+	if s.res.err != nil {
+		return s.fail(s.broken(s.res.err))
+	}
+	if !s.deadline.IsZero() { // the time that the Gate took is not the upstream's
+		s.deadline = s.deadline.Add(time.Since(began))
+		readUntil(s.up.conn, s.deadline)
 	}
 	return s.relay()
 }
@@ -295,6 +311,7 @@ func (s *session) linger() {
 
 // turnAway tells a client that there are too many.
 func (s *session) turnAway() {
+	defer s.srv.turning.Done()
 	s.refuse(refuse(faultConns, ""))
 	s.conn.Close() // nothing more is expected of it
 	s.in.release()
