@@ -18,6 +18,7 @@
 //	k key                              the newest transaction begun with this Spec.Key
 //	t len(name) name key               a row of a table: the value, or a pointer into the value log
 //	v segment offset                   the row that refers to this value of the value log
+//	z                                  padding, see Store.beginLog
 //
 // Open reads the rows u and the entries of those transactions, Find one row, List the rows l from its cursor on
 // beside what is unfinished in memory, Trim the rows f from the oldest on: nothing reads all that is kept. The

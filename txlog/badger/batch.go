@@ -84,6 +84,9 @@ func (b *batch) add(r *request) error {
 			return err
 		}
 	}
+	if r.padding > 0 {
+		b.set([]byte{prefixPadding}, make([]byte, r.padding))
+	}
 	for _, key := range r.stale {
 		b.remove(key)
 	}

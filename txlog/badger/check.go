@@ -31,7 +31,7 @@ func (s *Store) checkTables() error {
 		return fmt.Errorf("open manifest: %w", err)
 	}
 	defer func() { _ = f.Close() }() // it was only read
-	m, _, err := badger.ReplayManifestFile(f, 0, s.tuned())
+	m, _, err := badger.ReplayManifestFile(f, 0, s.opts.Tuned())
 	if err != nil {
 		return fmt.Errorf("read manifest: %w: %w; %s", err, txlog.ErrCorrupt, remedyCorrupt)
 	}

@@ -36,9 +36,11 @@ func (s *Store) Open(ctx context.Context, owner txlog.Owner) iter.Seq2[txlog.Ent
 				owner.ID, s.owner, txlog.ErrFenced))
 			return
 		}
-		s.mu.Lock()
-		ids := slices.Sorted(maps.Keys(s.unfinished))
-		s.mu.Unlock()
+		ids, err := s.ids()
+		if err != nil {
+			yield(txlog.Entry{}, fmt.Errorf("open journal: %w", err))
+			return
+		}
 		for _, id := range ids {
 			for e, err := range s.History(ctx, id) {
 				if !yield(e, err) || err != nil {
@@ -47,6 +49,18 @@ func (s *Store) Open(ctx context.Context, owner txlog.Owner) iter.Seq2[txlog.Ent
 			}
 		}
 	}
+}
+
+// ids returns the unfinished transactions.
+func (s *Store) ids() ([]txn.ID, error) {
+	leave, err := s.enter()
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Sorted(maps.Keys(s.unfinished)), nil
 }
 
 // History implements txlog.Journal.
@@ -117,12 +131,16 @@ func (s *Store) view(ctx context.Context, read func(tx *badger.Txn) error) error
 	return err
 }
 
-// enter keeps Close waiting until the reader leaves.
+// enter keeps Close waiting until the reader leaves. After a failed write nothing is read either: it could be what
+// the disk has not kept.
 func (s *Store) enter() (leave func(), err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
+	switch {
+	case s.closed:
 		return nil, txlog.ErrClosed
+	case s.broken != nil:
+		return nil, s.broken
 	}
 	s.readers.Add(1)
 	return s.readers.Done, nil

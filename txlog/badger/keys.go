@@ -19,6 +19,7 @@ const (
 	prefixKey        = 'k'
 	prefixTable      = 't'
 	prefixLive       = 'v'
+	prefixPadding    = 'z'
 )
 
 // metaPointer marks a row whose value is a pointer into the value log.

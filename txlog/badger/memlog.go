@@ -1,12 +1,17 @@
 package badger
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,12 +30,11 @@ import (
 // ends the process with SIGBUS. So the file of the next log is made ahead, with all the blocks that Badger can
 // touch, but of length zero: Badger takes that for a new file. The length tells that it was begun.
 type memlog struct {
-	dir    string
-	bytes  int64 // that a log can grow to
-	fid    int   // of the active log
-	active *os.File
-	next   *os.File
-	begun  int // logs begun since the store was opened
+	dir   string
+	bytes int64        // that a log can grow to
+	fid   atomic.Int64 // of the active log; the committer writes it
+	file  *os.File     // the active log
+	next  *os.File
 }
 
 const memSuffix = ".mem"
@@ -48,18 +52,16 @@ func openMemlog(dir string, bytes int64) (*memlog, error) {
 	if len(fids) == 0 {
 		return nil, fmt.Errorf("%s holds no *%s file after opening: another layout than that of badger v4", dir, memSuffix)
 	}
-	m := &memlog{dir: dir, bytes: bytes, fid: fids[0]}
-	for _, fid := range fids {
-		m.fid = max(m.fid, fid)
-	}
-	if m.active, err = os.OpenFile(memPath(dir, m.fid), os.O_RDWR, 0); err != nil {
+	m := &memlog{dir: dir, bytes: bytes}
+	m.fid.Store(int64(slices.Max(fids)))
+	if m.file, err = os.OpenFile(memPath(dir, m.active()), os.O_RDWR, 0); err != nil {
 		return nil, fmt.Errorf("open log: %w", err)
 	}
-	if err := fallocate(m.active, 0, bytes); err != nil {
-		return nil, errors.Join(fmt.Errorf("allocate log: %w", full(err)), m.active.Close())
+	if err := fallocate(m.file, 0, bytes); err != nil {
+		return nil, errors.Join(fmt.Errorf("allocate log: %w", full(err)), m.file.Close())
 	}
 	if err := m.prepare(); err != nil {
-		return nil, errors.Join(err, m.active.Close())
+		return nil, errors.Join(err, m.file.Close())
 	}
 	return m, nil
 }
@@ -86,7 +88,7 @@ func memFids(dir string) ([]int, error) {
 
 // prepare makes the file of the next log. Its name is durable before Badger writes to it.
 func (m *memlog) prepare() error {
-	f, err := os.OpenFile(memPath(m.dir, m.fid+1), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(memPath(m.dir, m.active()+1), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return fmt.Errorf("make next log: %w", full(err))
 	}
@@ -123,21 +125,45 @@ func (m *memlog) rotated() (bool, error) {
 		return false, nil
 	}
 	// The log may be gone already, its table being durable; then this syncs a file without a name.
-	if err := unix.Fdatasync(int(m.active.Fd())); err != nil {
-		return true, fmt.Errorf("sync former log %d: %w", m.fid, err)
+	if err := unix.Fdatasync(int(m.file.Fd())); err != nil {
+		return true, fmt.Errorf("sync former log %d: %w", m.active(), err)
 	}
-	if err := m.active.Close(); err != nil {
-		return true, fmt.Errorf("close former log %d: %w", m.fid, err)
+	if err := m.file.Close(); err != nil {
+		return true, fmt.Errorf("close former log %d: %w", m.active(), err)
 	}
-	m.active, m.next, m.fid = m.next, nil, m.fid+1
-	m.begun++
+	m.file, m.next = m.next, nil
+	m.fid.Add(1)
 	_ = m.prepare() // ready tries again
 	return true, nil
 }
 
+// active returns the number of the log that is written to. It is safe for many goroutines.
+func (m *memlog) active() int { return int(m.fid.Load()) }
+
+// writtenMax is how long a table may take; on a disk that fails Badger tries for ever.
+const writtenMax = 10 * time.Second
+
+// written waits until the table of a log that was left has been written, which removes the log.
+func (m *memlog) written(ctx context.Context, fid int) error {
+	ctx, cancel := context.WithTimeout(ctx, writtenMax)
+	defer cancel()
+	poll := time.NewTicker(10 * time.Millisecond)
+	defer poll.Stop()
+	for {
+		if _, err := os.Stat(memPath(m.dir, fid)); errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		select {
+		case <-poll.C:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the table of log %d: %w", fid, ctx.Err())
+		}
+	}
+}
+
 // close removes the file made ahead, which Badger would not open.
 func (m *memlog) close() error {
-	err := m.active.Close()
+	err := m.file.Close()
 	if m.next != nil {
 		err = errors.Join(err, m.next.Close(), os.Remove(m.next.Name()))
 	}

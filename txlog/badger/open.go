@@ -114,7 +114,7 @@ func (s *Store) start() error {
 		return err
 	}
 	log := &logger{log: s.opts.Log}
-	db, err := badger.Open(s.tuned().WithLogger(log))
+	db, err := badger.Open(s.opts.Tuned().WithLogger(log))
 	if err != nil {
 		return explain(err)
 	}
@@ -151,15 +151,16 @@ func (s *Store) load(log *logger) error {
 	return s.space.take(uint64(s.opts.GateBytes))
 }
 
-// tuned returns Badger's options for a small sidecar: two small memtables, no caches, no compression, two
+// Tuned returns Badger's options for a small sidecar: two small memtables, no caches, no compression, two
 // compactors, which is the least, and everything in the tree, since large values are ours (values.go).
-func (s *Store) tuned() badger.Options {
-	return badger.DefaultOptions(s.opts.Dir).
+func (o Options) Tuned() badger.Options {
+	o = o.withDefaults()
+	return badger.DefaultOptions(o.Dir).
 		WithSyncWrites(false).
 		WithMetricsEnabled(false).
 		WithDetectConflicts(false).
 		WithNumGoroutines(1).
-		WithMemTableSize(s.opts.MemtableBytes).
+		WithMemTableSize(o.MemtableBytes).
 		WithNumMemtables(2).
 		WithBaseTableSize(2 << 20).
 		WithBaseLevelSize(8 << 20).
@@ -170,12 +171,12 @@ func (s *Store) tuned() badger.Options {
 		WithBlockCacheSize(0).
 		WithIndexCacheSize(0).
 		WithChecksumVerificationMode(options.OnBlockRead).
-		WithValueThreshold(s.batchBytes()).
+		WithValueThreshold(o.batchBytes()).
 		WithValueLogFileSize(1 << 20)
 }
 
 // batchBytes is Badger's own bound of a transaction: 15 % of the memtable.
-func (s *Store) batchBytes() int64 { return 15 * s.opts.MemtableBytes / 100 }
+func (o Options) batchBytes() int64 { return 15 * o.MemtableBytes / 100 }
 
 // logBytes is how far a memtable's log can grow: it is full at the memtable's size, and one batch more fits, with
 // the heads and checksums of its rows.

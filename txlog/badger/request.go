@@ -15,6 +15,7 @@ type request struct {
 	victims []victim
 	moves   []move
 	stale   [][]byte // references to delete
+	padding int      // bytes of a row that is there only to fill the log
 	sync    bool
 
 	rows   int   // at most so many rows come of it
@@ -102,7 +103,7 @@ func (s *Store) fits(r *request) error {
 // batchLimits stay below Badger's: 15 % of the memtable, and as many rows as nodes of a skip list fit there.
 func (s *Store) batchLimits() (bytes int64, rows int) {
 	const nodeBytes = 96
-	return s.batchBytes() * 9 / 10, int(s.batchBytes()/nodeBytes) * 9 / 10
+	return s.opts.batchBytes() * 9 / 10, int(s.opts.batchBytes()/nodeBytes) * 9 / 10
 }
 
 // submit hands the request to the committer and waits. When ctx ends first, the request may still be written.

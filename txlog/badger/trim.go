@@ -46,7 +46,7 @@ func (s *Store) Trim(ctx context.Context, finishedBefore time.Time) (int, error)
 		err = s.collect(ctx)
 	}
 	if err == nil {
-		err = s.compact(bytes)
+		err = s.compact(ctx, bytes)
 	}
 	if err != nil {
 		return n, fmt.Errorf("trim: %w", err)
@@ -137,7 +137,7 @@ func (s *Store) retained() int64 {
 
 // compact merges the levels when so much has been forgotten that it pays. Badger's own compaction counts sizes,
 // not what is dead in them, so an idle store would keep its dead for ever.
-func (s *Store) compact(forgotten int64) error {
+func (s *Store) compact(ctx context.Context, forgotten int64) error {
 	s.forgotten += forgotten
 	var tree int64
 	for _, l := range s.db.Levels() {
@@ -150,6 +150,9 @@ func (s *Store) compact(forgotten int64) error {
 		return nil // the gate has told; compaction would need what open transactions need
 	}
 	s.forgotten = 0
+	if err := s.beginLog(ctx); err != nil {
+		return err
+	}
 	leave, err := s.enter()
 	if err != nil {
 		return err
@@ -159,4 +162,21 @@ func (s *Store) compact(forgotten int64) error {
 		return fmt.Errorf("compact: %w", err)
 	}
 	return nil
+}
+
+// beginLog makes Badger write its memtable out, which it offers no call for: what has been forgotten is there, and
+// compaction sees tables only. So it writes padding until the log is full, and waits for the table.
+func (s *Store) beginLog(ctx context.Context) error {
+	before := s.mem.active()
+	bytes, _ := s.batchLimits()
+	for range 2 * s.opts.MemtableBytes / bytes {
+		r := &request{padding: int(bytes / 2), bytes: bytes/2 + rowBytes, rows: 1, done: make(chan error, 1)}
+		if err := s.submit(ctx, r); err != nil {
+			return err
+		}
+		if s.mem.active() > before {
+			break
+		}
+	}
+	return s.mem.written(ctx, before)
 }
