@@ -66,6 +66,12 @@ func (c *compiler) compileText(text string, at pos, inner int, what string, see 
 	if checked == nil {
 		return nil
 	}
+	switch out := checked.OutputType(); out.Kind() {
+	case cel.BytesKind, cel.TimestampKind, cel.DurationKind, cel.TypeKind:
+		c.fault(shifted(at, inner, 0), codeResult, "%s yields %s, which has no form in JSON; string(...) makes text of it", what, cel.FormatCELType(out))
+		return nil
+	default:
+	}
 	return c.plan(text, checked, at, what, see)
 }
 

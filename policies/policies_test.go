@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -454,5 +455,72 @@ func TestOutcomeOverTheRequestNeedsTheRequest(t *testing.T) {
 	}
 	if out, cause := c.RecordedOutcome(record, &Message{Status: 200, Body: []byte(`{"n":5}`)}); out != txn.OK {
 		t.Errorf("outcome by the record = %v, %q, want ok", out, cause)
+	}
+}
+
+func TestHeldCallsAreOrderedByTheirKey(t *testing.T) {
+	s := compiled(t, `  - {name: by-body, match: {service: a, path: "/{box}"}, hold: {orderBy: path.box + "/" + request.body.to}}
+  - {name: by-none, match: {service: b}, hold: {}}
+`)
+	req := &Message{Path: "/inbox", Body: []byte(`{"to":"bob"}`)}
+	for i, want := range []string{"inbox/bob", ""} {
+		if got, err := s.Calls()[i].OrderBy(req); err != nil || got != want {
+			t.Errorf("OrderBy of %s = %q, %v, want %q", s.Calls()[i].Name, got, err, want)
+		}
+	}
+	if got, err := s.Calls()[0].OrderBy(&Message{Path: "/inbox", Body: []byte(`{"to":5}`)}); err == nil {
+		t.Errorf("OrderBy of a number and text = %q, want an error", got)
+	}
+}
+
+func TestBuiltinTableServesWhoHasNoRule(t *testing.T) {
+	for _, tt := range []struct {
+		op    txn.Op
+		code  int
+		want  txn.Outcome
+		cause string
+	}{
+		{txn.Forward, 201, txn.OK, ""},
+		{txn.Forward, 409, txn.Refused, "answered 409"},
+		{txn.Forward, 303, txn.Unknown, "answered 303"},
+		{txn.Undo, 410, txn.OK, ""},
+		{txn.Commit, 202, txn.Pending, "answered 202"},
+		{txn.Ask, 410, txn.Refused, "answered 410"},
+	} {
+		if got, cause := BuiltinOutcome(tt.op, tt.code); got != tt.want || cause != tt.cause {
+			t.Errorf("BuiltinOutcome(%v, %d) = %v, %q, want %v, %q", tt.op, tt.code, got, cause, tt.want, tt.cause)
+		}
+	}
+}
+
+func TestDefaultsOfARule(t *testing.T) {
+	s := compiled(t, `  - {name: service, match: {service: a}, undo: {path: /u}}
+  - {name: host, match: {host: h}, undo: {path: /u}}
+  - {name: key, match: {service: a, path: /k}, barrier: Key, undo: {path: /u}}
+  - {name: queried, match: {host: h, path: /q}, undo: {path: /u}, query: {path: /q}}
+`)
+	type defaults struct {
+		Barrier     Barrier
+		OnUnknown   txn.Resolve
+		Required    Required
+		Ambiguous   Reaction
+		Lost        Reaction
+		Async       Async
+		Timeout     time.Duration
+		Retry       txn.Retry
+		AbsentAfter time.Duration
+	}
+	retry := txn.Retry{Delay: 200 * time.Millisecond, DelayMax: 30 * time.Second, StuckAfter: time.Hour}
+	want := []defaults{
+		{Barrier: Proxy, OnUnknown: txn.ResolveAsk, Retry: retry},
+		{Barrier: NoBarrier, OnUnknown: txn.ResolveStop, Retry: retry},
+		{Barrier: Key, OnUnknown: txn.ResolveStop, Retry: retry},
+		{Barrier: NoBarrier, OnUnknown: txn.ResolveAsk, Retry: retry, AbsentAfter: time.Minute},
+	}
+	for i, c := range s.Calls() {
+		got := defaults{c.Barrier, c.OnUnknown, c.Required, c.Ambiguous, c.Lost, c.Async, c.Timeout, c.Retry, c.AbsentAfter}
+		if d := cmp.Diff(want[i], got); d != "" {
+			t.Errorf("%s (-want +got):\n%s", c.Name, d)
+		}
 	}
 }

@@ -224,6 +224,3 @@ func (c *Call) ReadsAnswer(o txn.Op) bool {
 
 // Source is the canonical source of the rule's document; Recompile makes the rule again from it.
 func (c *Call) Source() Source { return c.source }
-
-// OnService returns the service that the rule matches, or "" when it matches a host.
-func (c *Call) OnService() string { return c.match.service }
