@@ -113,12 +113,12 @@ func (d *Directory) HomeOf(endpoint string) (string, bool) {
 		owner, ok := d.inbounds[endpoint]
 		return owner, ok
 	}
-	return d.lookUp(context.Background(), find)
+	return d.lookUp(context.Background(), false, find)
 }
 
 // EndpointOf returns the inbound endpoint of an owner.
 func (d *Directory) EndpointOf(owner string) (string, bool) {
-	return d.lookUp(context.Background(), func() (string, bool) {
+	return d.lookUp(context.Background(), true, func() (string, bool) {
 		if owner == d.self.Owner && owner != "" {
 			return d.self.Inbound, true
 		}
@@ -129,7 +129,7 @@ func (d *Directory) EndpointOf(owner string) (string, bool) {
 
 // AddressOf returns the peer port of an owner, or an error that wraps ErrUnreachable.
 func (d *Directory) AddressOf(ctx context.Context, owner string) (string, error) {
-	address, ok := d.lookUp(ctx, func() (string, bool) {
+	address, ok := d.lookUp(ctx, true, func() (string, bool) {
 		p, ok := d.owners[owner]
 		return p, ok
 	})
@@ -166,14 +166,26 @@ func (d *Directory) Unanswered() []string {
 	return out
 }
 
-func (d *Directory) lookUp(ctx context.Context, find func() (string, bool)) (string, bool) {
+// lookUp asks the peers once more if the answer is not known and one of them has never been heard. An owner exists,
+// because somebody named it: for one a look-up that comes right after a round waits for the next. An endpoint may as
+// well belong to no sidecar: for one it does not.
+func (d *Directory) lookUp(ctx context.Context, exists bool, find func() (string, bool)) (string, bool) {
 	d.mu.Lock()
 	v, ok := find()
 	complete := len(d.learned) == len(d.opt.Peers)
-	tooSoon := d.opt.Now().Sub(d.ended) < pauseMin
+	pause := pauseMin - d.opt.Now().Sub(d.ended)
 	d.mu.Unlock()
-	if ok || complete || tooSoon {
+	if ok || complete || pause > 0 && !exists {
 		return v, ok
+	}
+	if pause > 0 {
+		next := time.NewTimer(pause)
+		defer next.Stop()
+		select {
+		case <-next.C:
+		case <-ctx.Done():
+			return v, ok
+		}
 	}
 	d.Refresh(ctx)
 	d.mu.Lock()
