@@ -134,7 +134,7 @@ func (s *service) fold(e effect) {
 	if e.ID != "" {
 		s.count++
 	}
-	if e.Key != "" {
+	if e.Key != "" && e.Status < 500 {
 		s.answered[e.Method+" "+e.Path+" "+e.Key] = e
 	}
 	if e.Ref != "" && e.Method == http.MethodPost {
@@ -188,7 +188,9 @@ func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		e.Status, e.Ref, e.Answer = 201, q.Ref, q.Answer
-		s.wait(r, q.Wait)
+		if !s.wait(r, q.Wait) {
+			return // the client is gone before anything was done
+		}
 		s.perform(r, q, &e)
 	}
 	o := s.override(r)
@@ -297,21 +299,21 @@ func (s *service) override(r *http.Request) override {
 	return all[r.Method]
 }
 
-// wait returns when the file DATA.NAME is there, or when the client is gone.
-func (s *service) wait(r *http.Request, name string) {
+// wait returns true when the file DATA.NAME is there, or false when the client is gone.
+func (s *service) wait(r *http.Request, name string) bool {
 	if name == "" {
-		return
+		return true
 	}
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		if _, err := os.Stat(s.data + "." + name); err == nil {
-			return
+			return true
 		}
 		select {
 		case <-tick.C:
 		case <-r.Context().Done():
-			return
+			return false
 		}
 	}
 }
