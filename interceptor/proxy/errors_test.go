@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -205,5 +206,17 @@ func TestMalformedChunkWhileStreaming(t *testing.T) {
 	c.want("HTTP/1.1 400 ")
 	if got := c.rest(); strings.Contains(got, "HTTP/1.1 ") {
 		t.Errorf("a second answer: %q", got)
+	}
+}
+
+func TestReadmeHasTheTable(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range Codes() {
+		if row := fmt.Sprintf("| %s | %d | %s |", c.Code, c.Status, c.Title); !strings.Contains(string(readme), row) {
+			t.Errorf("README.md has no row %q", row)
+		}
 	}
 }
