@@ -148,6 +148,10 @@ func (s *Store) build(b *batch) (*badger.Txn, error) {
 
 // write commits the rows, looks after a log that was begun, and syncs if a request wants it.
 func (s *Store) write(b *batch, tx *badger.Txn) error {
+	if err := s.settleLog(); err != nil {
+		tx.Discard()
+		return err
+	}
 	if err := tx.Commit(); err != nil {
 		return fmt.Errorf("commit %d rows: %w", len(b.rows), err)
 	}
@@ -166,6 +170,22 @@ func (s *Store) write(b *batch, tx *badger.Txn) error {
 		}
 		s.dirty = false
 	}
+	return nil
+}
+
+// mayRotate reports whether the next write may begin a log. The bound is above what is really there, never below.
+func (s *Store) mayRotate() bool { return s.filled >= s.opts.MemtableBytes }
+
+// settleLog makes what the active log holds durable before a write that may begin the next one. Were it done after
+// the write, a power cut between the two could keep the new log's first batch and lose the old one's last.
+func (s *Store) settleLog() error {
+	if !s.dirty || !s.mayRotate() {
+		return nil
+	}
+	if err := s.db.Sync(); err != nil {
+		return fmt.Errorf("sync before the next log: %w", err)
+	}
+	s.dirty = false
 	return nil
 }
 
@@ -199,7 +219,7 @@ func (s *Store) floor() uint64 {
 // room makes sure that the write of a batch, and what it sets off, cannot meet a full disk inside a mapping. The
 // active log has its blocks, so only a write that may begin the next one asks.
 func (s *Store) room(bytes int64) error {
-	if s.filled < s.opts.MemtableBytes {
+	if !s.mayRotate() {
 		return nil
 	}
 	if err := s.flushable(); err != nil {

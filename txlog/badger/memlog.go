@@ -25,8 +25,8 @@ import (
 //  3. the power fails before the table of log 7 is written: the first append is lost, although the second,
 //     which was acknowledged after it, is found.
 //
-// So the committer asks after each write whether a log was begun, and makes the former one durable before it
-// acknowledges anything. Second, Badger maps its logs as sparse files: on a full disk a store into the mapping
+// So the committer syncs before a write that may begin a log (Store.settleLog), and asks after each write whether
+// one was begun. Second, Badger maps its logs as sparse files: on a full disk a store into the mapping
 // ends the process with SIGBUS. So the file of the next log is made ahead, with all the blocks that Badger can
 // touch, but of length zero: Badger takes that for a new file. The length tells that it was begun.
 type memlog struct {
@@ -110,8 +110,8 @@ func (m *memlog) ready() error {
 	return m.prepare()
 }
 
-// rotated looks whether the last write began the next log. If so the former one is made durable, whatever is
-// still in it: this is rare, so it does not ask. That the next but one cannot be made is not an error here; ready
+// rotated looks whether the last write began the next log. The former one should be durable by then; this is rare,
+// so it makes sure, should Badger one day leave a log earlier than the committer expects. That the next but one cannot be made is not an error here; ready
 // tells before it matters.
 func (m *memlog) rotated() (bool, error) {
 	if m.next == nil {

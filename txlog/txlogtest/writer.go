@@ -110,10 +110,10 @@ func (w *Writer) pair(ctx context.Context, rng *rand.Rand, id string, finish boo
 	return nil
 }
 
-// op makes one write, with a sync for half of them, and notes it. What was noted before a sync was asked for must
+// op makes one write, with a sync for one in eight, and notes it. What was noted before a sync was asked for must
 // be durable once it is acknowledged.
 func (w *Writer) op(rng *rand.Rand, note string, write func(sync bool) error) error {
-	if rng.IntN(2) == 0 {
+	if rng.IntN(8) > 0 {
 		if err := write(false); err != nil {
 			return err
 		}
