@@ -158,6 +158,9 @@ func FuzzDecodesTo(f *testing.F) {
 	f.Add("a%20b", "a b")
 	f.Add("%", "%")
 	f.Add("%4", "4")
+	f.Add("%41", "B")
+	f.Add("%41b", "A")
+	f.Add("%41", "Ab")
 	f.Fuzz(func(t *testing.T, encoded, plain string) {
 		want, err := url.PathUnescape(encoded)
 		if got := decodesTo(encoded, plain); got != (err == nil && want == plain) {
