@@ -92,7 +92,6 @@ func (d *demo) play(ctx context.Context, n int, sc scene) error {
 	}
 	s.say("")
 	g := tx.drawing()
-	d.nameServices(&g)
 	g.Marks = r.marks
 	s.draw(g)
 	s.say("")
@@ -230,18 +229,6 @@ func (d *demo) ended(ctx context.Context, id string) (tx txDetail, err error) {
 		return tx, fmt.Errorf("wait for the end of transaction %s, which is %s: %w\n%s", id, tx.Phase, err, d.transfers.sidecar.tail())
 	}
 	return tx, nil
-}
-
-// nameServices fills in what a sidecar does not tell.
-func (d *demo) nameServices(g *diagram.Drawing) {
-	if g.Service == "" {
-		g.Service = "bank/transfers"
-	}
-	for i := range g.Branches {
-		if b := &g.Branches[i]; b.Service == "" {
-			b.Service = map[string]string{"withdraw": "bank/accounts", "deposit": "bank/savings"}[b.Name]
-		}
-	}
 }
 
 // balances asks the services themselves, past all sidecars.

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -39,19 +38,17 @@ func (p *process) start(ctx context.Context, ready any) error {
 	if err != nil {
 		return fmt.Errorf("start %s: %w", p.name, err)
 	}
+	first := make(chan []byte, 1)
 	p.cmd = exec.Command(p.path, p.args...) //nolint:noctx // it outlives ctx, which bounds the start only
-	p.cmd.Env, p.cmd.Stderr, p.cmd.SysProcAttr = p.env, log, ownGroup()
-	stdout, err := p.cmd.StdoutPipe()
-	if err == nil {
-		err = p.cmd.Start()
-	}
-	if err != nil {
+	p.cmd.Env, p.cmd.SysProcAttr = p.env, ownGroup()
+	out := &firstLine{first: first, rest: log}
+	p.cmd.Stdout, p.cmd.Stderr, p.cmd.WaitDelay = out, log, outputMax
+	if err := p.cmd.Start(); err != nil {
 		p.cmd = nil
 		return fmt.Errorf("start %s: %w", p.name, errors.Join(err, log.Close()))
 	}
 	p.exited = make(chan struct{})
-	first := make(chan []byte, 1)
-	go p.watch(stdout, log, first)
+	go p.watch(out, log)
 	select {
 	case line := <-first:
 		if err = json.Unmarshal(line, ready); err == nil {
@@ -60,7 +57,7 @@ func (p *process) start(ctx context.Context, ready any) error {
 		if len(line) == 0 {
 			err = errEnded
 		} else {
-			err = fmt.Errorf("first line %q is not what was expected: %w", bytes.TrimSpace(line), err)
+			err = fmt.Errorf("first line %q is not what was expected: %w", line, err)
 		}
 	case <-ctx.Done():
 		err = fmt.Errorf("it did not say that it is ready: %w", ctx.Err())
@@ -69,19 +66,46 @@ func (p *process) start(ctx context.Context, ready any) error {
 	return fmt.Errorf("start %s: %w\n%s", p.name, err, p.tail())
 }
 
-// watch hands over the first line, copies the rest and waits for the end of the child.
-func (p *process) watch(stdout io.Reader, log *os.File, first chan<- []byte) {
+// outputMax bounds how long the output of a child that has ended is waited for: a child of its own may hold it open.
+const outputMax = time.Second
+
+// watch waits for the end of the child.
+func (p *process) watch(out *firstLine, log *os.File) {
 	defer close(p.exited)
-	in := bufio.NewReader(stdout)
-	line, err := in.ReadBytes('\n')
-	first <- line
-	if err == nil {
-		_, err = io.Copy(log, in)
+	p.err = p.cmd.Wait()
+	out.end()
+	p.err = errors.Join(p.err, log.Close())
+}
+
+// firstLine hands over the first line that is written to it and passes on the rest.
+type firstLine struct {
+	first chan<- []byte // has room for one
+	rest  io.Writer
+	line  []byte
+	done  bool
+}
+
+// Write implements io.Writer.
+func (f *firstLine) Write(p []byte) (int, error) {
+	if f.done {
+		return f.rest.Write(p)
 	}
-	if errors.Is(err, io.EOF) {
-		err = nil
+	line, rest, whole := bytes.Cut(p, []byte("\n"))
+	f.line = append(f.line, line...)
+	if !whole {
+		return len(p), nil
 	}
-	p.err = errors.Join(p.cmd.Wait(), err, log.Close())
+	f.end()
+	n, err := f.rest.Write(rest)
+	return len(p) - len(rest) + n, err
+}
+
+// end hands over what there is of the first line, once.
+func (f *firstLine) end() {
+	if !f.done {
+		f.done = true
+		f.first <- f.line
+	}
 }
 
 // running reports whether the child was started and has not ended.

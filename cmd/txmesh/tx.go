@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"os/user"
-	"slices"
 	"strings"
 	"time"
 
@@ -68,7 +67,7 @@ func newTxListCommand(f *txFlags) *cobra.Command {
 				return printJSON(cmd.OutOrStdout(), struct {
 					Transactions []txSummary `json:"transactions"`
 					More         bool        `json:"more,omitempty"`
-				}{slices.Concat([]txSummary{}, found), more})
+				}{found, more})
 			}
 			printList(newScreen(cmd.OutOrStdout(), os.Getenv), found, more, time.Now())
 			return nil

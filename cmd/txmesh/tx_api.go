@@ -130,10 +130,10 @@ type txFilter struct {
 	limit  int
 }
 
-// list returns at most limit transactions, newest first, and whether there are more.
-func (c *apiClient) list(ctx context.Context, f txFilter) (found []txSummary, more bool, err error) {
+// list returns at most limit transactions, newest first and never nil, and whether there are more.
+func (c *apiClient) list(ctx context.Context, f txFilter) ([]txSummary, bool, error) {
 	const pageMax = 1000
-	cursor := ""
+	found, cursor := []txSummary{}, ""
 	for {
 		q := url.Values{"phase": f.phases, "limit": {strconv.Itoa(min(f.limit-len(found), pageMax))}}
 		if f.name != "" {
