@@ -91,6 +91,9 @@ func remembers(kind string) bool { return kind == "keyed" || kind == "mail" }
 func (n *node) serveForward(a *actor, r *request) *response {
 	w, kind, key := n.w, kindOf(r.path), r.fields.get(interceptor.HeaderIdempotency)
 	d := w.arrived(n, r)
+	if branch := r.fields.get(interceptor.HeaderBranch); kind == "db" && branch != "" {
+		return n.barred(branch, n.work(a, r, d))
+	}
 	if !remembers(kind) || key == "" {
 		return n.work(a, r, d)
 	}
@@ -113,6 +116,19 @@ func (n *node) serveForward(a *actor, r *request) *response {
 	default:
 		k.res = res.copy()
 	}
+	return res
+}
+
+// barred is the end of a call at an application with a barrier of its own, which keeps refusals too: a repeat is refused
+// again, and gets the answer of the one that was not.
+func (n *node) barred(branch string, res *response) *response {
+	if res.status < 400 || res.status >= 500 {
+		return res
+	}
+	if e := n.store.ofBranch(branch); e != nil {
+		return answered(http.StatusCreated, `{"id":"`+e.id+`"}`)
+	}
+	n.store.barred[branch] = true
 	return res
 }
 
@@ -140,9 +156,6 @@ func (n *node) work(a *actor, r *request, d *deed) *response {
 		a.sleep(w.between(time.Second, slowest))
 	}
 	if w.habit(0.06) {
-		if kind == "db" && branch != "" {
-			n.store.barred[branch] = true // its barrier keeps refusals too: a repeat is refused again
-		}
 		return answered(http.StatusConflict, `{"error":"sold out"}`)
 	}
 	if w.habit(0.02) {
@@ -211,7 +224,6 @@ func (n *node) serveQuery(r *request) *response {
 // serveSettling is an undo, a cancel or a confirm.
 func (n *node) serveSettling(a *actor, r *request, kind string) *response {
 	w, last := n.w, r.path[strings.LastIndexByte(r.path, '/')+1:]
-	e := n.store.find(func(e *effect) bool { return e.kind == kind && (e.id == last || e.order == last) })
 	branch, op := r.fields.get(interceptor.HeaderBranch), r.fields.get(interceptor.HeaderOp)
 	w.opArrived(n, r)
 	if w.habit(0.04) {
@@ -221,6 +233,10 @@ func (n *node) serveSettling(a *actor, r *request, kind string) *response {
 		n.aside(a, r)
 	}
 	w.point(n, application)
+	e := n.store.find(func(e *effect) bool { return e.kind == kind && (e.id == last || e.order == last) })
+	if op == interceptor.OpUndo {
+		w.over[branch] = "its undo"
+	}
 	switch {
 	case op == interceptor.OpConfirm && e == nil, op == interceptor.OpConfirm && !e.standing:
 		return answered(http.StatusConflict, `{"error":"nothing to confirm"}`)

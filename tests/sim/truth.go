@@ -142,9 +142,6 @@ func (w *world) opArrived(n *node, r *request) {
 		return
 	}
 	w.checkNamed(w.ownerOf(id), id, no, op == interceptor.OpUndo)
-	if op == interceptor.OpUndo {
-		w.over[branch] = "its undo"
-	}
 	if e := n.store.ofBranch(branch); e != nil && e.deed != nil && e.deed.run != nil && e.deed.run.tx != id {
 		w.fail("join", "%s of %s meets what was done for %s", op, branch, e.deed.run.tx)
 	}
