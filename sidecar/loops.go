@@ -52,7 +52,7 @@ func (s *Sidecar) trimLoop(ctx context.Context) {
 	})
 }
 
-// orphans is what the last sweep left: rows whose owner does not say that their transaction has ended.
+// orphans is what the last sweep left: overdue rows whose owner does not answer.
 type orphans struct {
 	mu     sync.Mutex // guards both
 	oldest time.Time  // deadline of the oldest
@@ -97,7 +97,7 @@ func (s *Sidecar) sweep(ctx context.Context) error {
 	return nil
 }
 
-// sweepOwner drops the rows of transactions that have ended and returns the others.
+// sweepOwner drops the rows of transactions that have ended. It returns all of them if the owner does not answer.
 func (s *Sidecar) sweepOwner(ctx context.Context, owner string, rows []interceptor.Overdue) []interceptor.Overdue {
 	var ids []txn.ID
 	for _, o := range rows {
@@ -110,7 +110,6 @@ func (s *Sidecar) sweepOwner(ctx context.Context, owner string, rows []intercept
 		s.log.Warn("owner does not answer for barrier rows", "owner", owner, "rows", len(rows), "error", err)
 		return rows
 	}
-	var left []interceptor.Overdue
 	for _, o := range rows {
 		id, _, _ := interceptor.SplitBranchName(o.Branch)
 		switch phases[id] {
@@ -121,14 +120,13 @@ func (s *Sidecar) sweepOwner(ctx context.Context, owner string, rows []intercept
 				continue
 			}
 		default:
-			left = append(left, o)
-			continue
+			continue // the owner is at it
 		}
 		if err := s.gate.Forget(ctx, o.Branch); err != nil {
 			s.log.Warn("barrier row not dropped", "branch", o.Branch, "error", err)
 		}
 	}
-	return left
+	return nil
 }
 
 func (s *Sidecar) phases(ctx context.Context, owner string, ids []txn.ID) (map[txn.ID]string, error) {

@@ -29,8 +29,8 @@ func metricTable() []metric {
 	return []metric{
 		{"txmesh_build_info", "gauge", []string{"go", "version"}, "always 1"},
 		{"txmesh_oldest_non_terminal_seconds", "gauge", nil, "age of the oldest transaction that has not ended; a stuck one answers 2xx, only this shows it"},
-		{"txmesh_oldest_orphan_seconds", "gauge", nil, "how long the oldest barrier row is overdue whose owner does not say that its transaction has ended"},
-		{"txmesh_orphans", "gauge", nil, "barrier rows of that sort"},
+		{"txmesh_oldest_orphan_seconds", "gauge", nil, "how long the oldest barrier row is overdue whose owner does not answer"},
+		{"txmesh_orphans", "gauge", nil, "overdue barrier rows whose owner does not answer"},
 		{"txmesh_open_transactions", "gauge", nil, "transactions that have not ended"},
 		{"txmesh_accepting", "gauge", nil, "1 while the journal takes new transactions, 0 while it lacks space or is broken"},
 		{"txmesh_peers_silent", "gauge", nil, "configured peers that did not answer when asked last"},

@@ -114,15 +114,27 @@ func (m *mesh) begin(id txn.ID) {
 	}
 }
 
-func note(hash string) []byte { return interceptor.BranchNote{Document: hash, Rule: "r"}.Encode() }
+func note(hash string) []byte { return interceptor.BranchNote{Document: hash, Rule: "inline"}.Encode() }
+
+// document is a policy document with the rule "inline".
+func document(t *testing.T) (hash string, doc policies.Source) {
+	t.Helper()
+	c, err := policies.Inline("bank/a", func(name string) string {
+		return map[string]string{"tx-undo": "DELETE /x"}[name]
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c.Document, c.Source()
+}
 
 func TestRelayBringsABranchToItsOwner(t *testing.T) {
 	m := newMesh(t)
 	const id = ownerA + ".1"
 	m.begin(id)
-	doc := policies.Source{Name: "p.yaml", Data: []byte("spec: {}")}
-	m.docsB.docs["h1"] = doc
-	b := txn.Branch{Key: "k", Name: "withdraw", Home: "CCCCCCCCCCCCC", Note: note("h1"), Unanswered: txn.ResolveAsk,
+	hash, doc := document(t)
+	m.docsB.docs[hash] = doc
+	b := txn.Branch{Key: "k", Name: "withdraw", Home: "CCCCCCCCCCCCC", Note: note(hash), Unanswered: txn.ResolveAsk,
 		Retry: txn.Retry{Delay: time.Second}, Timeout: time.Minute, Join: []string{"trace:1"}}
 	b.Ops[txn.Undo], b.Ops[txn.Ask] = []byte{'+'}, []byte{}
 	want := interceptor.Placed{Branch: "0", Home: "CCCCCCCCCCCCC"}
@@ -132,7 +144,7 @@ func TestRelayBringsABranchToItsOwner(t *testing.T) {
 			t.Fatalf("Enlist = %+v, %v, want %+v", got, err, want)
 		}
 	}
-	if diff := cmp.Diff(map[string]policies.Source{"h1": doc}, m.docsA.docs); diff != "" || m.docsA.kept != 1 {
+	if diff := cmp.Diff(map[string]policies.Source{hash: doc}, m.docsA.docs); diff != "" || m.docsA.kept != 1 {
 		t.Errorf("documents at the owner, kept %d times, differ (-want +got):\n%s", m.docsA.kept, diff)
 	}
 	if err := m.relay.Returned(t.Context(), id, txn.Returned{Branch: "0", Outcome: txn.OK, Result: []byte("{}")}, false); err != nil {
@@ -158,10 +170,11 @@ func TestRelayBringsABranchToItsOwner(t *testing.T) {
 func TestDocumentIsSentAgainWhenTheOwnerAsks(t *testing.T) {
 	m := newMesh(t)
 	m.begin(ownerA + ".1")
-	m.docsB.docs["h1"] = policies.Source{Name: "p.yaml"}
+	hash, doc := document(t)
+	m.docsB.docs[hash] = doc
 	for i, key := range []string{"k1", "k2"} {
 		clear(m.docsA.docs)
-		if _, err := m.relay.Enlist(t.Context(), ownerA+".1", txn.Enlist{Branch: txn.Branch{Key: key, Note: note("h1")}}); err != nil {
+		if _, err := m.relay.Enlist(t.Context(), ownerA+".1", txn.Enlist{Branch: txn.Branch{Key: key, Note: note(hash)}}); err != nil {
 			t.Fatal(err)
 		}
 		if len(m.docsA.docs) != 1 {
@@ -204,6 +217,30 @@ func TestRefusalsKeepTheirMeaning(t *testing.T) {
 	}
 	if _, err := m.relay.Enlist(t.Context(), ownerA+".1", txn.Enlist{}); err == nil {
 		t.Error("a branch without key or id was relayed")
+	}
+}
+
+// What an owner cannot compile, or what is not what it claims to be, it must not enlist.
+func TestDocumentIsCheckedByItsOwner(t *testing.T) {
+	m := newMesh(t)
+	m.begin(ownerA + ".1")
+	hash, doc := document(t)
+	for _, tt := range []struct {
+		name string
+		hash string
+		doc  policies.Source
+		want string
+	}{
+		{"not a document", hash, policies.Source{Name: "x", Data: []byte("kind: Nonsense")}, "policy document " + hash + " does not compile at the owner"},
+		{"another document", "0000", doc, "policy document " + hash + " came under the hash 0000"},
+	} {
+		_, err := m.client.Enlist(t.Context(), ownerA, ownerA+".1", txn.Enlist{Branch: txn.Branch{Key: "k", Note: note(tt.hash)}}, &Document{tt.hash, tt.doc})
+		if err == nil || !strings.Contains(err.Error(), "refused (malformed): peer: malformed message: "+tt.want) {
+			t.Errorf("%s: Enlist = %v, want %s", tt.name, err, tt.want)
+		}
+	}
+	if len(m.docsA.docs) != 0 {
+		t.Errorf("documents kept = %v, want none", m.docsA.docs)
 	}
 }
 
@@ -363,8 +400,10 @@ func TestBranchTravelsWhole(t *testing.T) {
 	m := newMesh(t)
 	var got wireBranch
 	b.After = nil // names branches that must exist
+	hash, doc := document(t)
+	b.Note = note(hash)
 	m.begin(ownerA + ".1")
-	if _, err := m.client.Enlist(t.Context(), ownerA, ownerA+".1", txn.Enlist{Branch: b}, &Document{Hash: "h"}); err != nil {
+	if _, err := m.client.Enlist(t.Context(), ownerA, ownerA+".1", txn.Enlist{Branch: b}, &Document{hash, doc}); err != nil {
 		t.Fatal(err)
 	}
 	s, err := m.engine.State(t.Context(), ownerA+".1")

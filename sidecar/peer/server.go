@@ -135,19 +135,34 @@ func (s *Server) enlist(ctx context.Context, body []byte) (any, error) {
 	if err := s.mine(w.Tx); err != nil {
 		return nil, err
 	}
-	if d := w.Document; d != nil {
-		if err := s.opt.Documents.Keep(ctx, d.Hash, policies.Source{Name: d.Name, Data: d.Data}); err != nil {
-			return nil, fmt.Errorf("keep policy document %s: %w", d.Hash, err)
-		}
-	} else if hash := documentOf(w.Branch.Note); hash != "" {
-		// Without the document nobody could undo this branch: it must not be enlisted.
-		if _, err := s.opt.Documents.Get(ctx, hash); err != nil {
-			return nil, err
-		}
+	if err := s.keepDocument(ctx, w); err != nil {
+		return nil, err
 	}
 	p, err := enlist(ctx, s.opt.Local, w.Tx, txn.Enlist{Branch: txn.Branch(w.Branch), Calling: w.Calling,
 		Answered: w.Answered, Result: w.Result})
 	return wirePlaced(p), err
+}
+
+// keepDocument makes sure that this owner can compile the rule of a branch for as long as it lives: without it nobody
+// could undo the branch, so it must not be enlisted.
+func (s *Server) keepDocument(ctx context.Context, w wireEnlist) error {
+	note, err := interceptor.DecodeNote(w.Branch.Note)
+	switch {
+	case err != nil || note.Document == "":
+		return nil // another door's branch
+	case w.Document == nil:
+		_, err := s.opt.Documents.Get(ctx, note.Document)
+		return err
+	}
+	doc := policies.Source{Name: w.Document.Name, Data: w.Document.Data}
+	rule, err := policies.Recompile(doc, note.Rule)
+	if err != nil {
+		return fmt.Errorf("%w: policy document %s does not compile at the owner: %w", errMalformed, note.Document, err)
+	}
+	if rule.Document != note.Document {
+		return fmt.Errorf("%w: policy document %s came under the hash %s", errMalformed, rule.Document, note.Document)
+	}
+	return s.opt.Documents.Keep(ctx, note.Document, doc)
 }
 
 func (s *Server) returned(ctx context.Context, body []byte) (any, error) {
