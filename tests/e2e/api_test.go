@@ -241,3 +241,12 @@ func (n *node) does(want string) {
 func (n *node) override(text string) { n.m.t.Helper(); n.m.write(n.name+".jsonl.answers", text) }
 
 func (n *node) release(name string) { n.m.t.Helper(); n.m.write(n.name+".jsonl."+name, "") }
+
+// waits returns when a request waits for a name.
+func (n *node) waits(name string) {
+	n.m.t.Helper()
+	n.m.eventually(n.name+" waits for "+name, func() (bool, string) {
+		_, err := os.Stat(n.data() + "." + name + ".waits")
+		return err == nil, errText(err)
+	})
+}

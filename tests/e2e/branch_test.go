@@ -127,7 +127,7 @@ func TestQueryFindsNothing(t *testing.T) {
 	t.Parallel()
 	s := newShop(t)
 	p := s.shop.later("/orders", order{Calls: []step{s.shop.calling("third", "/none", order{Ref: "r1", Wait: "never"})}}.json())
-	s.shop.enlisted("none")
+	s.third.waits("never")
 	s.third.service.kill()
 	s.must(s.third.startService())
 	r, err := p.wait(t)
@@ -145,7 +145,7 @@ func TestDatabaseBarrierIsUndoneUnasked(t *testing.T) {
 	t.Parallel()
 	s := newShop(t)
 	p := s.shop.later("/orders", order{Calls: []step{s.shop.calling("third", "/database", order{Ref: "d1", Wait: "never"})}}.json())
-	s.shop.enlisted("database")
+	s.third.waits("never")
 	s.shop.crash()
 	if _, err := p.wait(t); err == nil {
 		t.Error("the client was answered by a killed sidecar")

@@ -299,10 +299,14 @@ func (s *service) override(r *http.Request) override {
 	return all[r.Method]
 }
 
-// wait returns true when the file DATA.NAME is there, or false when the client is gone.
+// wait returns true when the file DATA.NAME is there, or false when the client is gone. DATA.NAME.waits says that
+// somebody waits.
 func (s *service) wait(r *http.Request, name string) bool {
 	if name == "" {
 		return true
+	}
+	if err := os.WriteFile(s.data+"."+name+".waits", nil, 0o600); err != nil {
+		fmt.Fprintln(os.Stderr, "participant:", err)
 	}
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
