@@ -125,7 +125,8 @@ func (g *Gate) contextless(r Request, rule *policies.Call, ambiguous bool) Verdi
 	if inFlight && !ambiguous && g.Observe.ContextLost != nil {
 		g.Observe.ContextLost(rule.Name)
 	}
-	if rule.Required == policies.Always || rule.Required == policies.InFlight && inFlight && !ambiguous {
+	needed := rule.Required == policies.Always || rule.Required == policies.InFlight && inFlight && !ambiguous
+	if needed && rule.Lost == policies.Refuse {
 		return Verdict{Answer: problem(CodeLost, "rule "+rule.Name+" makes this call a branch, and it names no transaction", "")}
 	}
 	strip(r)

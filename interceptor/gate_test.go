@@ -57,6 +57,10 @@ spec:
     match: {service: accounts, method: POST, path: /never}
     required: Never
     undo: {method: DELETE, path: /never}
+  - name: reported
+    match: {service: accounts, method: POST, path: /reported}
+    onLostContext: Report
+    undo: {method: DELETE, path: /reported}
   - name: detached
     match: {service: accounts, method: POST, path: /detached}
     async: Detach
@@ -432,6 +436,7 @@ func TestCallWithoutContext(t *testing.T) {
 		{"nothing in flight passes", false, post("/accounts/a/withdrawals"), "passes"},
 		{"always", false, post("/always"), "TXM0103"},
 		{"never", true, post("/never"), "passes"},
+		{"reported only", true, post("/reported"), "passes"},
 		{"forged header", true, post("/never", "tx-context", "1.a.b.-.zz.AAAAAAAAAAAAAAAAAAAAAA"), "TXM0101"},
 		{"forged baggage joins nothing", false, post("/never", "baggage", "tx=1.a.b.-.zz.AAAAAAAAAAAAAAAAAAAAAA"), "passes"},
 	} {

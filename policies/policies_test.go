@@ -403,7 +403,7 @@ func TestDefaultsOfARule(t *testing.T) {
 	want := []defaults{
 		{Barrier: Proxy, OnUnknown: txn.ResolveAsk, Retry: retry},
 		{Barrier: NoBarrier, OnUnknown: txn.ResolveStop, Retry: retry},
-		{Barrier: Key, OnUnknown: txn.ResolveStop, Retry: retry},
+		{Barrier: Key, OnUnknown: txn.ResolveAsk, Retry: retry},
 		{Barrier: NoBarrier, OnUnknown: txn.ResolveAsk, Retry: retry, AbsentAfter: time.Minute},
 	}
 	for i, c := range s.Calls() {

@@ -189,7 +189,7 @@ func (p *policyReader) settle(c *Call, f fields) {
 	}
 	c.Barrier = Barrier(f.choice("barrier", int(def), "None", "Proxy", "Key", "Database"))
 	unknown := txn.ResolveStop
-	if c.Has(txn.Ask) || c.Barrier == Proxy {
+	if c.Has(txn.Ask) || c.keepsAnswers() {
 		unknown = txn.ResolveAsk
 	}
 	c.OnUnknown = []txn.Resolve{txn.ResolveAsk, txn.ResolveUndo, txn.ResolveStop}[f.choice("onUnknown", order(unknown), "Query", "Undo", "Stop")]

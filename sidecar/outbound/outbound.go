@@ -224,7 +224,7 @@ func (c *Caller) askHome(ctx context.Context, b branch, out *interceptor.Outgoin
 		return c.readQuery(b, answer{reply: r.Reply})
 	}
 	a := answer{reply: r.Reply}
-	res, cause := b.rule.Outcome(txn.Forward, nil, a.message())
+	res, cause := b.rule.RecordedOutcome(b.note.Values, a.message())
 	if res != txn.OK {
 		return verdict{out: res, cause: cause}
 	}
