@@ -70,6 +70,8 @@ func runDemo(ctx context.Context, s *screen, o demoOptions) (err error) {
 	if err := d.start(ctx); err != nil {
 		return err
 	}
+	s.say("\nA line of a diagram is a record in the journal of the sidecar beside transfers, with its time.")
+	s.say("What the sidecar cannot know, its own death and what the client sees, was added by this program.")
 	began := time.Now()
 	for i, sc := range scenes() {
 		if err := d.play(ctx, i+1, sc); err != nil {

@@ -27,8 +27,8 @@ func (d *demo) printAddresses() {
 	s := d.screen
 	s.say("\n%s Ctrl-C ends it.\n", s.strong("Everything stays up; try it from another terminal."))
 	s.say("  a transfer, through the sidecars (alice has accounts; bob, carol and slow have savings):")
-	s.say("    curl -i http://%s/transfers -H 'Idempotency-Key: \"my-1\"' -H 'Content-Type: application/json' \\", d.transfers.inbound)
-	s.say(`      -d '{"from":"alice","to":"bob","amount":10}'`)
+	s.say("    curl -i http://%s/transfers -H 'Content-Type: application/json' \\", d.transfers.inbound)
+	s.say(`      -H 'Idempotency-Key: "my-1"' -d '{"from":"alice","to":"bob","amount":10}'`)
 	s.say("  the money, from the services themselves:")
 	s.say("    curl http://%s/balances http://%s/balances", d.accounts.listen, d.savings.listen)
 	s.say("  the transactions:")

@@ -74,12 +74,12 @@ func printList(s *screen, found []txSummary, more bool, now time.Time) {
 		s.say("no transactions")
 		return
 	}
-	const line = "%-40s  %-6s  %s  %-16s  %3s  %s"
-	s.say("%s", s.strong(strings.TrimRight(fmt.Sprintf(line, "ID", "AGE", "PHASE     ", "NAME", "BR", "REASON"), " ")))
+	const line = "%-40s  %-6s  %s  %-22s  %s"
+	s.say("%s", s.strong(fmt.Sprintf(line, "ID", "AGE", "PHASE     ", "NAME", "REASON")))
 	stuck := ""
 	for _, t := range found {
 		phase := s.phase(t.Phase) + strings.Repeat(" ", max(0, 10-len(t.Phase)))
-		text := fmt.Sprintf(line, t.ID, age(now.Sub(t.Begun)), phase, clip(t.Name, 16), fmt.Sprint(t.Branches), clip(t.Reason, 16))
+		text := fmt.Sprintf(line, t.ID, age(now.Sub(t.Begun)), phase, clip(t.Name, 22), clip(t.Reason, 14))
 		s.say("%s", strings.TrimRight(text, " "))
 		if t.Phase == "stuck" {
 			stuck = cmp.Or(stuck, t.ID)
@@ -119,12 +119,15 @@ func printBranches(s *screen, d txDetail) {
 		s.say("it has no branches\n")
 		return
 	}
-	// The table is made without colour: escape sequences have no width, and tabwriter does not know that.
-	w := tabwriter.NewWriter(s.w, 0, 0, 2, ' ', tabwriter.StripEscape)
+	var table strings.Builder
+	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "BRANCH\tNAME\tSERVICE\tFATE\tOP\tOUTCOME\tTRIES\tCAUSE")
 	for _, b := range d.Branches {
 		first := fmt.Sprintf("%s\t%s\t%s\t%s", b.Branch, clip(b.Name, 20), clip(b.Service, 20), b.Fate)
 		for _, o := range b.Ops {
+			if !o.matters(b.Fate) {
+				continue
+			}
 			outcome := strings.Replace(o.Outcome, "none", "-", 1)
 			if o.Halted {
 				outcome = "stuck"
@@ -140,9 +143,17 @@ func printBranches(s *screen, d txDetail) {
 			first = "\t\t\t"
 		}
 	}
-	// What is printed is for people, so nobody waits for an error.
-	_ = w.Flush()
+	_ = w.Flush() // a Builder takes everything
+	for line := range strings.Lines(table.String()) {
+		s.say("%s", strings.TrimRight(line, " \n"))
+	}
 	s.say("")
+}
+
+// matters reports whether an op was tried, or will be.
+func (o txOp) matters(fate string) bool {
+	due := map[string]string{"undone": "undo", "stands": "commit"}[fate]
+	return o.Op == "forward" || o.Op == due || o.Outcome != "none" || o.Attempts > 0 || o.Halted || o.Forced
 }
 
 // printAdvice says what an operator can do.
