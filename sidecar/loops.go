@@ -160,7 +160,7 @@ func (s *Sidecar) gaugeLoop(ctx context.Context) {
 		}
 		oldest, _ := s.engine.Oldest()
 		m.oldest.Update(age(oldest))
-		m.open.Update(float64(len(s.openIDs())))
+		m.open.Update(float64(len(s.engine.IDs())))
 		s.orphans.mu.Lock()
 		orphan, count := s.orphans.oldest, s.orphans.count
 		s.orphans.mu.Unlock()
@@ -169,13 +169,6 @@ func (s *Sidecar) gaugeLoop(ctx context.Context) {
 		m.accepting.Update(float64(index(s.store.Accepts() == nil)))
 		m.silent.Update(float64(len(s.directory.Unanswered())))
 	})
-}
-
-func (s *Sidecar) openIDs() []txn.ID {
-	var ids []txn.ID
-	s.engine.Each(func(st txn.State) { ids = append(ids, st.Spec.ID) })
-	slices.Sort(ids)
-	return ids
 }
 
 // OpenWork is the error of a sidecar that had to stop with transactions open. They go on when it starts again on
@@ -201,14 +194,14 @@ func (s *Sidecar) drain() error {
 	tick := time.NewTicker(drainEvery)
 	defer tick.Stop()
 	for {
-		open := s.openIDs()
+		open := s.engine.IDs()
 		if len(open) == 0 && !s.appAnswers(ctx) {
 			return nil
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			if open = s.openIDs(); len(open) > 0 {
+			if open = s.engine.IDs(); len(open) > 0 {
 				return &OpenWork{open}
 			}
 			return nil

@@ -146,6 +146,12 @@ func (e *Engine) Each(f func(txn.State)) {
 	}
 }
 
+// IDs returns the transactions in memory, also those that are broken, in their order.
+func (e *Engine) IDs() (ids []txn.ID) {
+	e.inLoop(func(l *loop) { ids = l.shard.IDs() })
+	return ids
+}
+
 // Oldest returns when the oldest transaction that has not ended was begun.
 func (e *Engine) Oldest() (begun time.Time, ok bool) {
 	e.inLoop(func(l *loop) { begun, ok = l.shard.Oldest() })
