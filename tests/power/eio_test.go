@@ -31,8 +31,8 @@ func TestAFailedSyncStopsTheStore(t *testing.T) {
 		t.Fatalf("%v; install strace", err)
 	}
 	dir := t.TempDir()
-	cmd := exec.Command(strace, "-f", "-qq", "-o", "/dev/null", "-e", "trace=msync",
-		"-e", "inject=msync:error=EIO:when=100+", os.Args[0], "-test.run=^TestAFailedSyncStopsTheStore$")
+	cmd := exec.Command(strace, "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync",
+		"-e", "inject=fdatasync:error=EIO:when=100+", os.Args[0], "-test.run=^TestAFailedSyncStopsTheStore$")
 	cmd.Env = append(os.Environ(), eioDir+"="+dir)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()

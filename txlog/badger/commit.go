@@ -165,8 +165,8 @@ func (s *Store) write(b *batch, tx *badger.Txn) error {
 		s.filled = b.bytes
 	}
 	if b.sync && s.dirty {
-		if err := s.db.Sync(); err != nil {
-			return fmt.Errorf("sync: %w", err)
+		if err := s.mem.sync(); err != nil {
+			return err
 		}
 		s.dirty = false
 	}
@@ -182,8 +182,8 @@ func (s *Store) settleLog() error {
 	if !s.dirty || !s.mayRotate() {
 		return nil
 	}
-	if err := s.db.Sync(); err != nil {
-		return fmt.Errorf("sync before the next log: %w", err)
+	if err := s.mem.sync(); err != nil {
+		return err
 	}
 	s.dirty = false
 	return nil

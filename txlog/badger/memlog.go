@@ -21,7 +21,7 @@ import (
 // syncs that one only:
 //
 //  1. an append without sync goes to log 7, which is now full;
-//  2. an append with sync begins log 8 and goes there; db.Sync makes log 8 durable;
+//  2. an append with sync begins log 8 and goes there; db.Sync makes log 8 durable, and log 8 only;
 //  3. the power fails before the table of log 7 is written: the first append is lost, although the second,
 //     which was acknowledged after it, is found.
 //
@@ -86,6 +86,15 @@ func memFids(dir string) ([]int, error) {
 	return fids, nil
 }
 
+// sync makes durable what has been written to the active log. db.Sync would also sync Badger's value log, which is
+// never written here, at the price of a second flush of the disk: 60 of 190 microseconds.
+func (m *memlog) sync() error {
+	if err := unix.Fdatasync(int(m.file.Fd())); err != nil {
+		return fmt.Errorf("sync log %d: %w", m.active(), err)
+	}
+	return nil
+}
+
 // prepare makes the file of the next log. Its name is durable before Badger writes to it.
 func (m *memlog) prepare() error {
 	f, err := os.OpenFile(memPath(m.dir, m.active()+1), os.O_RDWR|os.O_CREATE, 0o600)
@@ -125,8 +134,8 @@ func (m *memlog) rotated() (bool, error) {
 		return false, nil
 	}
 	// The log may be gone already, its table being durable; then this syncs a file without a name.
-	if err := unix.Fdatasync(int(m.file.Fd())); err != nil {
-		return true, fmt.Errorf("sync former log %d: %w", m.active(), err)
+	if err := m.sync(); err != nil {
+		return true, err
 	}
 	if err := m.file.Close(); err != nil {
 		return true, fmt.Errorf("close former log %d: %w", m.active(), err)
