@@ -194,18 +194,22 @@ func (s *Sidecar) drain() error {
 	tick := time.NewTicker(drainEvery)
 	defer tick.Stop()
 	for {
-		open := s.engine.IDs()
-		if len(open) == 0 && !s.appAnswers(ctx) {
+		open, broken := s.engine.IDs(), s.engine.Refusal()
+		if len(open) == 0 && broken == nil && !s.appAnswers(ctx) {
 			return nil
 		}
 		select {
 		case <-tick.C:
+			continue
 		case <-ctx.Done():
-			if open = s.engine.IDs(); len(open) > 0 {
-				return &OpenWork{open}
-			}
-			return nil
 		}
+		switch open, broken = s.engine.IDs(), s.engine.Refusal(); {
+		case broken != nil:
+			return fmt.Errorf("stopped while the journal was not usable, transactions may be open: %w", broken)
+		case len(open) > 0:
+			return &OpenWork{open}
+		}
+		return nil
 	}
 }
 

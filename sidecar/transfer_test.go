@@ -240,6 +240,30 @@ func TestHeldCallIsSentAfterTheCommit(t *testing.T) {
 	}
 }
 
+// What the root itself wrote is branch 0: its undo goes to the application through its own inbound port.
+func TestOwnWritesOfTheRootAreUndone(t *testing.T) {
+	b := newBank(t, func(c *Config) {
+		text := strings.Replace(transferPolicy, "path: /transfers}, timeout: 20s}", `path: /transfers}, commitWhen: response.code == 299,
+    undo: {method: DELETE, path: "/transfers/{response.body.id}"}}`, 1)
+		if text == transferPolicy {
+			t.Fatal("the policy has another form")
+		}
+		if err := os.WriteFile(c.Policies[0], []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	})
+	res, _ := call(t, "POST", "http://"+b.at.Inbound+"/transfers", "{}")
+	if res.Header.Get("tx-status") != "aborted" {
+		t.Errorf("transfer = %d %v, want aborted", res.StatusCode, res.Header)
+	}
+	if got, want := b.transfers.saw(), "POST /transfers, DELETE /transfers/e1"; got != want {
+		t.Errorf("transfers saw %s, want %s", got, want)
+	}
+	if got, want := b.accounts.saw(), "POST /accounts/alice/withdrawals, DELETE /accounts/alice/withdrawals/e1"; got != want {
+		t.Errorf("accounts saw %s, want %s", got, want)
+	}
+}
+
 func TestTransactionOfTheAPI(t *testing.T) {
 	b := newBank(t)
 	for _, tt := range []struct{ act, status, saw string }{

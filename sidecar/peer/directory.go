@@ -278,6 +278,10 @@ func (d *Directory) merge(found map[string]learned) map[string]learned {
 	d.fresh = make(map[string]bool, len(found))
 	for p, l := range found {
 		d.fresh[p] = true
+		if id := l.Identity; id.Owner == d.self.Owner && id.Owner != "" && id.Incarnation != d.self.Incarnation {
+			d.opt.Log.Error("two sidecars have the same owner id: their stores are copies of one, end one of them and empty its data-dir",
+				"peer", p, "owner", id.Owner)
+		}
 		old, known := d.learned[p]
 		if known && old.Identity == l.Identity {
 			continue
