@@ -40,7 +40,8 @@ It needs the source tree, and Go to build it; Python and Node are used where the
 through it.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+			// SIGPIPE as well: a reader that goes away must not leave the children behind.
+			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
 			defer stop()
 			return runDemo(ctx, newScreen(cmd.OutOrStdout(), os.Getenv), o)
 		},

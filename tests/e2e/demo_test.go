@@ -137,6 +137,7 @@ func TestDemo(t *testing.T) {
 	t.Run("on a machine with Go only", func(t *testing.T) { oneLanguage(t, bin) })
 	t.Run("sees a broken promise", func(t *testing.T) { brokenPromise(t, bin) })
 	t.Run("stays up until Ctrl-C", func(t *testing.T) { staysUp(t, bin) })
+	t.Run("cleans up when its reader goes away", func(t *testing.T) { readerGone(t, bin) })
 	t.Run("takes its children with it when it is killed", func(t *testing.T) { killed(t, bin) })
 }
 
@@ -284,6 +285,28 @@ func (r *demoRun) listsTransactions(t *testing.T) {
 		t.Fatalf("txmesh tx list: %v\n%s", err, text)
 	}
 	demoSees(t, string(text), `^ID +AGE +PHASE`, `committed`, `aborted`, `aborted`, `committed`)
+}
+
+// readerGone is what `txmesh demo | head` does.
+func readerGone(t *testing.T, bin string) {
+	r := newDemoRun(t, bin)
+	r.cmd.Stdout = nil
+	stdout, err := r.cmd.StdoutPipe()
+	if err == nil {
+		err = r.cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := bufio.NewReader(stdout).ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	stdout.Close()
+	err = r.cmd.Wait()
+	if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) || exit.ExitCode() != 1 {
+		t.Errorf("demo without a reader: %v, want exit code 1\n%s", err, &r.errs)
+	}
+	r.leftNothing(t)
 }
 
 // killed is how a demonstration ends that cannot clean up.
