@@ -29,7 +29,7 @@ import (
 //
 // Beside them: conservation (committed: everything stands once; aborted: nothing does; clients were told so), the order of
 // undo, barrier (nothing takes effect twice or after it was given up), home (nobody else answers for a row), join (no
-// call joins a transaction that is not its own).
+// call joins a transaction that is not its own), flight (no undo while the forward call is on its way).
 
 // recorded looks at a transaction's journal after each new record.
 func (w *world) recorded(n *node, id txn.ID) {
@@ -85,14 +85,12 @@ func (w *world) durable(n *node, es []txlog.Entry) {
 	}
 }
 
-// mustBeDurable names the records that somebody relies on as soon as they are answered.
-func mustBeDurable(st *txn.State, r txn.Record) bool {
-	switch r := r.(type) {
+// mustBeDurable names the records that somebody relies on as soon as they are answered. The answer that an undo reads
+// is not among them: L13 looks for it where the application does.
+func mustBeDurable(r txn.Record) bool {
+	switch r.(type) {
 	case txn.Began, txn.Enlisted, txn.Left, txn.Extended, txn.Decided, txn.Forced:
 		return true
-	case txn.Settled:
-		b := st.Find(r.Branch)
-		return r.Op == txn.Forward && b != nil && b.KeepAnswer
 	default:
 		return false
 	}
@@ -104,7 +102,7 @@ func (w *world) checkDurable(n *node, id txn.ID, e txn.Event) {
 		if i < n.journal.synced {
 			return
 		}
-		if r := n.journal.entries[i].record; mustBeDurable(n.journal.state(id), r) {
+		if r := n.journal.entries[i].record; mustBeDurable(r) {
 			w.fail("L14", "%T of %s was answered, and its %T is not durable", e, id, r)
 		}
 	}
@@ -121,6 +119,11 @@ func (w *world) checkCall(n *node, c txn.Call) {
 		w.fail("L1", "%s of %s leaves before its decision is durable", c.Op, name(c.Tx, c.Branch))
 	}
 	w.checkHalt(c.Tx, n.journal.records(c.Tx, false), c.Branch, c.Op)
+	for _, f := range w.flights[name(c.Tx, c.Branch)] {
+		if c.Op == txn.Undo && w.now.Before(f.until) && f.life == n.side.lives {
+			w.fail("flight", "undo of %s leaves while its forward call is neither answered nor over its time", name(c.Tx, c.Branch))
+		}
+	}
 }
 
 // checkFold compares each transaction that moved with the fold of its journal (L4).

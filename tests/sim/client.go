@@ -61,6 +61,10 @@ func (w *world) tellClient(q *ask, res *response) bool {
 		if res.status < 300 && res.status != http.StatusAccepted {
 			w.fail("conservation", "a client was told %d of %s, which is %s", res.status, id, status)
 		}
+	case "open":
+		if res.fields.get(interceptor.HeaderError) != string(interceptor.CodeAborted) {
+			return false
+		}
 	case "":
 		if res.status < 400 {
 			w.fail("conservation", "a client was told %d outside of every transaction", res.status)

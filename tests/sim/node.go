@@ -41,7 +41,7 @@ type node struct {
 const forwarderTimeout = 30 * time.Second
 
 func (w *world) newNode(service string, replica int, s *store) *node {
-	n := &node{w: w, at: len(w.nodes), service: service, place: service + "-" + strconv.Itoa(replica), store: s,
+	n := &node{w: w, at: len(w.nodes) - 1, service: service, place: service + "-" + strconv.Itoa(replica), store: s,
 		journal: newDisk(), rows: newRows()}
 	n.owner = fmt.Sprintf("%013d", n.at)
 	n.app.name, n.side.name = n.place+" application", n.place+" sidecar"
@@ -196,10 +196,13 @@ type directory struct{ w *world }
 // HomeOf returns the owner behind an inbound port.
 func (d directory) HomeOf(endpoint string) (string, bool) { return d.w.byPlace(endpoint).owner, true }
 
-// EndpointOf is the inverse; now and then nobody knows.
+// EndpointOf is the inverse; now and then nobody knows, or what they know is old.
 func (d directory) EndpointOf(owner string) (string, bool) {
-	if d.w.chance(0.005) {
+	switch {
+	case d.w.chance(0.005):
 		return "", false
+	case d.w.chance(0.005):
+		return d.w.nodes[d.w.byOwner(owner).at^1].place, true
 	}
 	return d.w.byOwner(owner).place, true
 }

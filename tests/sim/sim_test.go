@@ -19,6 +19,7 @@ import (
 var (
 	seeds = flag.Uint64("seeds", 2000, "how many seeds TestRandom runs")
 	seed  = flag.Uint64("seed", 0, "the one seed that TestRandom runs, with its trace")
+	want  = flag.String("want", "", "the law that TestHunt wants to see broken")
 )
 
 func TestMain(m *testing.M) {
@@ -216,6 +217,41 @@ func bites(t *testing.T, law string, take func(*Options)) {
 	t.Logf("%s: %d of %d seeds; other laws: %v", law, caught, n, other)
 	if caught == 0 {
 		t.Errorf("no seed of %d sees it; other laws: %v", n, other)
+	}
+}
+
+// hunted are worlds of all kinds in turn.
+func hunted(i uint64) Options {
+	o := usual(i/2 + 1)
+	if i%2 == 0 {
+		return o
+	}
+	o.Faults, o.Habits, o.CrashAt = 0, float64(i/2%2), int(i/2*37%400)
+	o.Roots, o.Modes = 2, o.Modes[i/2%9:i/2%9+1]
+	return o
+}
+
+// TestHunt looks for a world that breaks the law that -want names, whatever other laws are broken; that is how
+// tests/mutate uses it. Where none is named, none may be broken.
+func TestHunt(t *testing.T) {
+	n := uint64(100)
+	if *want != "" {
+		n = *seeds
+	}
+	r, other := rigFor(t), map[string]int{}
+	for i := range n {
+		o := hunted(i)
+		res := r.Run(o)
+		switch {
+		case res.Law == "":
+		case res.Law == *want || *want == "":
+			t.Fatalf("%s: %s\nseed %d, crash point %d", res.Law, res.Text, o.Seed, o.CrashAt)
+		default:
+			other[res.Law]++
+		}
+	}
+	if *want != "" {
+		t.Logf("%d worlds, and %s holds in all; other laws: %v", n, *want, other)
 	}
 }
 

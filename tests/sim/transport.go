@@ -21,13 +21,19 @@ type branches struct{ n *node }
 
 // Enlist has a branch journaled at its owner.
 func (b branches) Enlist(ctx context.Context, id txn.ID, e txn.Enlist) (interceptor.Placed, error) {
+	w, owner := b.n.w, b.n.w.ownerOf(id)
+	f := flying{until: w.now.Add(callTimeout), life: owner.side.lives}
 	p, err := b.n.relay.Enlist(ctx, id, e)
-	b.n.w.point(b.n, sidecar)
+	w.point(b.n, sidecar)
+	if n := name(id, p.Branch); err == nil && e.Calling {
+		w.flights[n] = append(w.flights[n], f)
+	}
 	return p, err
 }
 
 // Returned reports what a call answered.
 func (b branches) Returned(ctx context.Context, id txn.ID, e txn.Returned, durable bool) error {
+	b.n.w.lands(id, e.Branch)
 	b.n.w.point(b.n, sidecar)
 	return b.n.relay.Returned(ctx, id, e, durable)
 }

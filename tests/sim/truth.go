@@ -1,7 +1,9 @@
 package sim
 
 import (
+	"slices"
 	"strings"
+	"time"
 
 	"txmesh/interceptor"
 	"txmesh/txn"
@@ -22,7 +24,15 @@ type truth struct {
 	answered map[string]uint64 // when the owner was told the answer of a branch
 	placedAt map[string]uint64 // when the owner was first told of a branch
 	askedAt  map[enlistKey]uint64
+	flights  map[string][]flying // forward calls on their way, by branch
 	byKey    map[enlistKey]string
+}
+
+// flying is a forward call that left its sidecar: nobody may undo it before it is answered, its time is over or the
+// owner has forgotten it in a restart.
+type flying struct {
+	until time.Time
+	life  int // of the owner
 }
 
 type seen struct {
@@ -38,7 +48,8 @@ type enlistKey struct {
 func newTruth() truth {
 	return truth{runs: map[txn.ID]*run{}, deeds: map[string]*deed{}, seen: map[txn.ID]seen{}, over: map[string]string{},
 		retried: map[string]bool{}, mended: map[string]bool{}, answered: map[string]uint64{}, placedAt: map[string]uint64{},
-		askedAt: map[enlistKey]uint64{}, byKey: map[enlistKey]string{}}
+		askedAt: map[enlistKey]uint64{}, byKey: map[enlistKey]string{},
+		flights: map[string][]flying{}}
 }
 
 // began notes that an application serves a root request.
@@ -112,6 +123,13 @@ func (w *world) untagged(n *node, r *request) {
 	default:
 		w.fail("L2", "a forward call made for %s reached %s untagged: nothing can undo it", d.run.tx, r.path)
 	}
+}
+
+// lands notes that a forward call is over; where an application repeated it, the oldest that its owner still awaits.
+func (w *world) lands(id txn.ID, b string) {
+	life := w.ownerOf(id).side.lives
+	fs := slices.DeleteFunc(w.flights[name(id, b)], func(f flying) bool { return f.life != life || !w.now.Before(f.until) })
+	w.flights[name(id, b)] = fs[min(1, len(fs)):]
 }
 
 // tookEffect judges an effect of a branch at the moment when it comes about.

@@ -38,8 +38,9 @@ type Result struct {
 }
 
 const (
-	stormy  = 15 * time.Second // faults end then
-	horizon = 2 * time.Hour    // by then everything must have ended
+	stormy   = 15 * time.Second // faults end then
+	horizon  = 2 * time.Hour    // by then everything must have ended
+	stepsMax = 200_000          // a world that needs more goes round in circles
 )
 
 // which names the part of a node that may die at a crash point.
@@ -91,7 +92,7 @@ func (r *rig) Run(o Options) Result {
 	w.after(stormy, w.calmDown)
 	end := epoch.Add(horizon)
 	for w.law == "" && w.step() {
-		if w.now.After(end) {
+		if w.now.After(end) || w.steps > stepsMax {
 			w.fail("L7", "the world does not come to rest")
 		}
 	}

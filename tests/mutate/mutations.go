@@ -1,0 +1,178 @@
+package main
+
+// mutation is one way to break the code, and the law whose message must appear then.
+type mutation struct {
+	name  string
+	law   string
+	file  string
+	old   string // is in the file exactly once
+	now   string
+	tests string // of package engine, by name; empty: the simulation judges
+	quick bool   // is in the short list
+}
+
+// mutations are all of them: the core, the barrier, the Gate, the relay, the shard and the driver around it.
+func mutations() []mutation {
+	var all []mutation
+	for _, list := range [][]mutation{ofCore(), ofOrder(), ofBarrier(), ofGate(), ofRelay(), ofEngine()} {
+		all = append(all, list...)
+	}
+	return all
+}
+
+// ofCore breaks what the machine decides and remembers.
+func ofCore() []mutation {
+	const machine, advance, returned = "txn/machine.go", "txn/advance.go", "txn/returned.go"
+	return []mutation{
+		{name: "only what was answered ok is undone", law: "conservation", file: advance, quick: true,
+			old: "case m.mayHaveRun(i) && !m.refusedForGood(b):", now: "case m.mayHaveRun(i) && b.Known[Forward].Outcome == OK:"},
+		{name: "a decision may be changed", law: "L3", file: machine, quick: true,
+			old: "		if m.s.Commit != e.Commit {\n			return ErrDecided\n		}",
+			now: "		if m.s.Commit != e.Commit {\n			m.decide(e.Commit, e.Reason, e.Answer)\n		}"},
+		{name: "branches are enlisted after the decision", law: "conservation", file: machine,
+			old: "return m.s.Phase == Open && (!m.expired(now) || m.asks())", now: "return !m.s.Phase.Done()"},
+		{name: "the time of the next try is forgotten", law: "L7", file: advance, quick: true,
+			old: "o.Outcome == None && !o.Halted {\n				at(o.Until)", now: "o.Outcome == None && !o.Halted {\n				at(time.Time{})"},
+		{name: "the time-out of a transaction is forgotten", law: "L7", file: advance,
+			old: "	if m.s.Phase == Open {\n		at(m.s.Expires)\n	}", now: "	_ = m.s.Expires"},
+		{name: "a call that was never answered flies for ever", law: "L7", file: advance,
+			old: "if f.until.IsZero() || now.Before(f.until) {", now: "if f.branch != \"\" {"},
+		{name: "a fact is journaled and not remembered", law: "L4", file: machine, quick: true,
+			old: "	m.s.Apply(r)\n", now: "	if _, skip := r.(Deferred); !skip {\n		m.s.Apply(r)\n	}\n"},
+		{name: "a refused branch stands", law: "conservation", file: advance,
+			old: "return !m.s.Spec.Plan.Answers || b.Known[Forward].Outcome == OK", now: "return b.ID != \"\""},
+		{name: "what does not stand is committed too", law: "L5", file: advance,
+			old: "case !b.Stands:", now: "case !b.Stands && !m.s.Commit:"},
+		{name: "a decision is not synced", law: "L1", file: machine, quick: true,
+			old: "case Began, Enlisted, Left, Extended, Decided, Forced:", now: "case Began, Enlisted, Left, Extended, Forced:"},
+		{name: "a branch is not synced", law: "L14", file: machine,
+			old: "case Began, Enlisted, Left, Extended, Decided, Forced:", now: "case Began, Left, Extended, Decided, Forced:"},
+		{name: "a beginning is not synced", law: "L14", file: machine,
+			old: "case Began, Enlisted, Left, Extended, Decided, Forced:", now: "case Enlisted, Left, Extended, Decided, Forced:"},
+		{name: "an answer that an undo reads is not synced", law: "L13", file: machine, quick: true,
+			old: "r.Op == Forward && b != nil && b.KeepAnswer {", now: "r.Op == NumOps && b != nil && b.KeepAnswer {"},
+		{name: "what made a forward call ready is not synced", law: "L1", file: advance,
+			old: "m.out.Sync = m.out.Sync || op == Forward", now: "_ = m.out.Sync || op == Forward"},
+		{name: "a refused commit counts as done", law: "conservation", file: returned,
+			old: "refused = refused && m.s.Spec.Plan.Refusal == RefusalEnds", now: "_ = m.s.Spec.Plan.Refusal == RefusalEnds"},
+		{name: "a late answer moves a stuck op", law: "L11", file: returned,
+			old: "b.Known[op].Outcome != None || b.Known[op].Halted:", now: "b.Known[op].Outcome != None:"},
+		{name: "a stuck query is asked again", law: "L11", file: advance,
+			old: "if o.Halted || now.Before(o.Until)", now: "if now.Before(o.Until)"},
+		{name: "any repeat is taken for the same", law: "L12", file: machine, quick: true,
+			old: "case differs || !sameBranch(old.Branch, e.Branch):", now: "case differs:"},
+		{name: "a repeat of a refused call is not noted", law: "conservation", file: machine,
+			old: "		if known.Outcome != OK {\n", now: "		if known.Outcome == Pending {\n"},
+		{name: "a call leaves again while it flies", law: "L6", file: advance,
+			old: "now.Before(o.Until) || m.inFlight(c.Branch, op) {", now: "now.Before(o.Until) {"},
+	}
+}
+
+// ofOrder breaks what comes before what.
+func ofOrder() []mutation {
+	return []mutation{
+		{name: "undo runs forwards", law: "order", file: "txn/order.go", quick: true,
+			old: "if m.follows(j, i) && m.waiting(c, Undo) {", now: "if m.follows(i, j) && m.waiting(c, Undo) {"},
+		{name: "a branch does not follow those answered before", law: "order", file: "txn/machine.go",
+			old: "if c.Known[Forward].Outcome != None && !slices.Contains(b.After, c.ID) {", now: "if c.ID == b.ID {"},
+		{name: "a child does not follow its parent", law: "order", file: "interceptor/branch.go",
+			old: "b := txn.Branch{Name: rule.Name, After: j.parents,", now: "b := txn.Branch{Name: rule.Name, After: nil,"},
+		{name: "undo does not wait for the forward call", law: "flight", file: "txn/advance.go", quick: true,
+			old: "return false // its answer may still turn the branch around", now: "return true"},
+		{name: "a chain is called side by side", law: "L1", file: "txn/order.go",
+			old: "if m.follows(i, j) && !c.Left && c.Known[Forward].Outcome != OK {", now: "if i < 0 {"},
+	}
+}
+
+// ofBarrier breaks the table of the barrier.
+func ofBarrier() []mutation {
+	const file = "txn/barrier/barrier.go"
+	return []mutation{
+		{name: "a late forward call runs after its undo", law: "barrier", file: file, quick: true,
+			old: "	case Done, Refused:\n		return Replay\n	case Undone:\n		return Refuse\n",
+			now: "	case Done, Refused:\n		return Replay\n	case Undone:\n		return Run\n"},
+		{name: "a repeated forward call runs again", law: "barrier", file: file,
+			old: "	case Done, Refused:\n		return Replay\n	case Undone:\n		return Refuse\n",
+			now: "	case Done, Refused:\n		return Run\n	case Undone:\n		return Refuse\n"},
+		{name: "a crashed forward call runs again", law: "barrier", file: file,
+			old: "		return Early\n	case Crashed:\n		return Resolve\n	case Done, Refused:\n		return Replay\n	case Undone:\n		return Refuse",
+			now: "		return Early\n	case Crashed:\n		return Run\n	case Done, Refused:\n		return Replay\n	case Undone:\n		return Refuse"},
+		{name: "the undo of what is done is answered from the row", law: "conservation", file: file,
+			old: "	case Done:\n		return Run\n	case Undone:\n		return Replay", now: "	case Done:\n		return Replay\n	case Undone:\n		return Replay"},
+		{name: "a crashed call counts as never made", law: "conservation", file: file,
+			old: "	case Crashed:\n		return Resolve\n	case Done:\n		return Run\n	case Undone:\n		return Replay",
+			now: "	case Crashed:\n		return Empty\n	case Done:\n		return Run\n	case Undone:\n		return Replay"},
+	}
+}
+
+// ofGate breaks the protocol at the two sides of an application.
+func ofGate() []mutation {
+	const branch, home, root = "interceptor/branch.go", "interceptor/home.go", "interceptor/root.go"
+	return []mutation{
+		{name: "a call leaves though its branch was not enlisted", law: "L2", file: branch, quick: true,
+			old: "	if err != nil {\n		return g.notEnlisted(r, rule, j, err)\n	}", now: "	if err != nil {\n		placed.Branch = \"0\"\n	}"},
+		{name: "an answer is not marked as needed", law: "L13", file: branch,
+			old: "b.KeepAnswer = b.Home == \"\" && ", now: "b.KeepAnswer = b.Home == \"-\" && "},
+		{name: "the start of a call is not synced at its home", law: "conservation", file: home,
+			old: "g.Rows.Save(ctx, branch, x.row.encode(), true)", now: "g.Rows.Save(ctx, branch, x.row.encode(), false)"},
+		{name: "the answer of a call is not synced at its home", law: "L13", file: home,
+			old: "g.Rows.Save(ctx, x.branch, r.encode(), true)", now: "g.Rows.Save(ctx, x.branch, r.encode(), false)"},
+		{name: "an empty undo leaves no row", law: "barrier", file: home, quick: true,
+			old: "	if err := g.Rows.Save(ctx, c.Branch, r.encode(), true); err != nil {", now: "	if err := ctx.Err(); err != nil {"},
+		{name: "any sidecar answers for a row", law: "home", file: home,
+			old: "	if c.Home != g.Self {", now: "	if c.Home == \"\" {"},
+		{name: "any sidecar serves a forward call", law: "conservation", file: home,
+			old: "	case home != g.Self:", now: "	case home == \"-\":"},
+		{name: "two calls of a branch run at the same time", law: "barrier", file: home,
+			old: "	if g.busy[branch] {\n		return false\n	}", now: "	_ = g.busy[branch]"},
+		{name: "the root is answered before the decision", law: "L14", file: root,
+			old: "	if err == nil && !s.Decided() {", now: "	if err == nil && s.Decided() {"},
+		{name: "a root's key is not looked up", law: "conservation", file: root,
+			old: "	if errors.Is(err, txn.ErrUnknown) {\n		return nil\n	}", now: "	if err == nil || errors.Is(err, txn.ErrUnknown) {\n		return nil\n	}"},
+		{name: "calls join without looking whose they are", law: "join", file: "interceptor/join.go",
+			old: "s.context.ID != first.context.ID || s.op != first.op {", now: "s.op != first.op {"},
+		{name: "a call of an undo is taken for a branch", law: "L2", file: branch,
+			old: "	case ok && j.op != txn.Forward:", now: "	case ok && j.op == txn.NumOps:"},
+	}
+}
+
+// ofRelay breaks the way to another owner.
+func ofRelay() []mutation {
+	const file = "sidecar/peer/relay.go"
+	return []mutation{
+		{name: "an unreachable owner counts as told", law: "L2", file: file, quick: true,
+			old: "			return interceptor.Placed{}, fmt.Errorf(\"enlist at owner %s: %w\", owner, err)",
+			now: "			return interceptor.Placed{Branch: \"7\"}, nil"},
+		{name: "an answer is relayed and not waited for", law: "L13", file: file,
+			old: "	if !durable {\n		l.Post(id, e)", now: "	if !durable || durable {\n		l.Post(id, e)"},
+		{name: "every sidecar takes a transaction for its own", law: "L2", file: file,
+			old: "	owner := interceptor.OwnerOf(id)\n	if owner == r.own {\n		return enlist(ctx, r.l, id, e)",
+			now: "	owner := interceptor.OwnerOf(id)\n	if owner == r.own {\n		return interceptor.Placed{Branch: \"0\"}, nil"},
+	}
+}
+
+// ofEngine breaks the shard and, judged by the engine's own tests, the goroutines around it.
+func ofEngine() []mutation {
+	const shard, commit, call = "sidecar/engine/shard.go", "sidecar/engine/commit.go", "sidecar/engine/call.go"
+	return []mutation{
+		{name: "what a load found is not made durable", law: "L1", file: shard,
+			old: "	s.rd.Sync = true\n", now: "	_ = s.rd.Sync\n"},
+		{name: "nobody is woken after a restart", law: "L7", file: shard, quick: true,
+			old: "	if err := s.Step(now, id, txn.Wake{}); err != nil && t.broken == nil {\n		s.breakDown(t, err)\n	}\n}\n\n// Step",
+			now: "	_ = now\n}\n\n// Step"},
+		{name: "the last step alone says whether to sync", law: "L14", file: shard, quick: true,
+			old: "s.rd.Sync = s.rd.Sync || out.Sync", now: "s.rd.Sync = out.Sync"},
+		{name: "an alarm that moves is not moved", law: "L7", file: shard,
+			old: "	s.alarms.set(t, out.Wake)\n", now: "	if t.alarm < 0 || out.Wake.IsZero() {\n		s.alarms.set(t, out.Wake)\n	}\n"},
+		{name: "a transaction is forgotten before its end is journaled", law: "conservation", file: shard,
+			old: "		s.rd.ended = append(s.rd.ended, id)\n", now: "		delete(s.txs, id)\n"},
+		{name: "replies do not wait for the append", law: "L14", file: commit, tests: "TestL14|TestL1", quick: true,
+			old: "			l.inflight = b\n", now: "			for _, w := range b.replies {\n				w.to.answer(w.reply.state, w.reply.err)\n			}\n			b.replies = nil\n			l.inflight = b\n"},
+		{name: "calls do not wait for the append", law: "L1", file: commit, tests: "TestL1|TestStorm|TestCrash|TestCalls",
+			old: "			l.inflight = b\n", now: "			l.calls = append(l.calls, b.Calls...)\n			b.Calls = nil\n			l.startCalls()\n			l.inflight = b\n"},
+		{name: "machines live on after a failed append", law: "L14", file: commit, tests: "TestL14",
+			old: "	if b.err != nil {\n		l.fail(b)\n		return\n	}", now: "	if b.err != nil {\n		l.e.cfg.Log.Error(\"append failed\", \"error\", b.err)\n	}"},
+		{name: "a call that hangs is never answered", law: "L6", file: call, tests: "TestL6",
+			old: "		answer(txn.Unknown, nil, fmt.Sprintf(\"no answer within %v\", e.cfg.CallTimeout))", now: "		_ = fmt.Sprint"},
+	}
+}
