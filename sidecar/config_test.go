@@ -1,6 +1,7 @@
 package sidecar
 
 import (
+	"errors"
 	"flag"
 	"os"
 	"path/filepath"
@@ -44,7 +45,7 @@ func TestReferenceOfMetrics(t *testing.T) {
 func TestHelpNamesEveryKey(t *testing.T) {
 	var help string
 	_, err := Load([]string{"--help"}, nil, func(text string) { help = text })
-	if err != ErrHelp {
+	if !errors.Is(err, ErrHelp) {
 		t.Fatalf("Load(--help) = %v, want ErrHelp", err)
 	}
 	for _, k := range keys() {
@@ -157,7 +158,7 @@ func TestMistakesInFlagsAndFile(t *testing.T) {
 	}{
 		{"nothing given", nil, `config: service: is missing; name the service beside this sidecar, for example bank/accounts
 config: app: is missing; give the application's host:port`},
-		{"unknown flag", []string{"--sevice=x"}, "config: unknown flag: --sevice; see txmesh-sidecar --help"},
+		{"unknown flag", []string{"--servicename=x"}, "config: unknown flag: --servicename; see txmesh-sidecar --help"},
 		{"argument", append(base, "x"), `config: "x": unexpected argument; write it as --KEY VALUE`},
 		{"no file", append(base, "--config=/nonexistent/x"), `config: config: "/nonexistent/x": open /nonexistent/x: no such file or directory; name a readable YAML file`},
 		{"peers without secret", append(base, "--peers=127.0.0.1:1"),

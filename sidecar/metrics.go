@@ -4,11 +4,11 @@ import (
 	"io"
 	"net/http"
 	"runtime"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/uber-go/tally/v4"
 	tallyprom "github.com/uber-go/tally/v4/prometheus"
@@ -97,7 +97,7 @@ const reportEvery = time.Second
 
 func newMetrics(version string) *metrics {
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(prometheus.NewGoCollector(), prometheus.NewProcessCollector(prometheus.ProcessCollectorOpts{}))
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	reporter := tallyprom.NewReporter(tallyprom.Options{Registerer: registry})
 	scope, closer := tally.NewRootScope(tally.ScopeOptions{Prefix: "txmesh", Separator: "_", CachedReporter: reporter,
 		SanitizeOptions: &tallyprom.DefaultSanitizerOpts, OmitCardinalityMetrics: true}, reportEvery)
@@ -210,14 +210,4 @@ func index(yes bool) int {
 		return 1
 	}
 	return 0
-}
-
-// names lists what the table says, sorted.
-func names() []string {
-	var out []string
-	for _, m := range metricTable() {
-		out = append(out, m.name)
-	}
-	slices.Sort(out)
-	return out
 }

@@ -231,7 +231,9 @@ func TestUndoWithBodyAndSecret(t *testing.T) {
 	if err := json.Unmarshal([]byte(w.bodies[0]), &body); err != nil {
 		t.Fatal(err)
 	}
-	json.Unmarshal([]byte(`{"charge":"c1","amount":12.5}`), &want)
+	if err := json.Unmarshal([]byte(`{"charge":"c1","amount":12.5}`), &want); err != nil {
+		t.Fatal(err)
+	}
 	if diff := cmp.Diff(want, body); diff != "" || r.Header.Get("Content-Type") != "application/json" {
 		t.Errorf("body %s %s (-want +got):\n%s", r.Header.Get("Content-Type"), w.bodies[0], diff)
 	}
@@ -286,11 +288,11 @@ func TestAnswersBecomeOutcomes(t *testing.T) {
 		{"a sidecar is not the service", status(503, "tx-error", "TXM0107"), "unknown: a sidecar answered 503 TXM0107"},
 		{"nor when it refuses", status(404, "tx-error", "TXM0310"), "unknown: a sidecar answered 404 TXM0310"},
 		{"a sidecar asks for patience", status(425, "tx-error", "TXM0112"), "pending: a sidecar answered 425 TXM0112"},
-		{"too long", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, strings.Repeat("x", 1001)) },
+		{"too long", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, strings.Repeat("x", 1001)) },
 			"unknown: DELETE /accounts/a%2Fb/withdrawals/9007199254740993 at SERVICE: answered 200: the answer has more than 1000 bytes"},
 		{"broken off", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "10")
-			io.WriteString(w, "half")
+			fmt.Fprint(w, "half")
 		}, "unknown: DELETE /accounts/a%2Fb/withdrawals/9007199254740993 at SERVICE: answered 200: unexpected EOF"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -439,7 +441,7 @@ func TestQueryFindsOut(t *testing.T) {
 			w.answer = func(rw http.ResponseWriter, _ *http.Request) {
 				rw.Header().Set("Content-Type", "application/json")
 				rw.WriteHeader(tt.code)
-				io.WriteString(rw, tt.body)
+				fmt.Fprint(rw, tt.body)
 			}
 			c := w.call("charge", txn.Ask)
 			c.Answer, c.Outcome = nil, txn.None
@@ -561,7 +563,7 @@ func TestAppGetsRequestsAsTheyAre(t *testing.T) {
 	w.answer = func(rw http.ResponseWriter, _ *http.Request) {
 		rw.Header().Set("X-Answer", "1")
 		rw.WriteHeader(201)
-		io.WriteString(rw, "done")
+		fmt.Fprint(rw, "done")
 	}
 	got, err := app.Send(t.Context(), &interceptor.Outgoing{Method: "POST", Host: "accounts", Path: "/a%2Fb/./c", Query: "q=%20",
 		Header: http.Header{"Idempotency-Key": {"k"}}, Body: []byte("body")})

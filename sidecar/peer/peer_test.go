@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -101,7 +102,9 @@ func newMesh(t *testing.T) *mesh {
 	t.Cleanup(func() {
 		m.client.Close()
 		m.http.Close()
-		m.engine.Close()
+		if err := m.engine.Close(); err != nil {
+			t.Error(err)
+		}
 	})
 	return m
 }
@@ -332,7 +335,7 @@ func TestStrangersAreRefusedAndCounted(t *testing.T) {
 // Whoever answers without the secret is no peer, whatever he says.
 func TestAnswerOfAStrangerIsNotBelieved(t *testing.T) {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		io.WriteString(w, `{"owner":"`+ownerA+`"}`)
+		fmt.Fprintf(w, `{"owner":%q}`, ownerA)
 	}))
 	defer s.Close()
 	c := NewClient(newTestAuth(t, secret, &clock{time.Now()}), time.Second, nil)

@@ -146,23 +146,27 @@ func (s *Server) enlist(ctx context.Context, body []byte) (any, error) {
 // keepDocument makes sure that this owner can compile the rule of a branch for as long as it lives: without it nobody
 // could undo the branch, so it must not be enlisted.
 func (s *Server) keepDocument(ctx context.Context, w wireEnlist) error {
-	note, err := interceptor.DecodeNote(w.Branch.Note)
+	hash := documentOf(w.Branch.Note)
 	switch {
-	case err != nil || note.Document == "":
+	case hash == "":
 		return nil // another door's branch
 	case w.Document == nil:
-		_, err := s.opt.Documents.Get(ctx, note.Document)
+		_, err := s.opt.Documents.Get(ctx, hash)
 		return err
+	}
+	note, err := interceptor.DecodeNote(w.Branch.Note)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errMalformed, err)
 	}
 	doc := policies.Source{Name: w.Document.Name, Data: w.Document.Data}
 	rule, err := policies.Recompile(doc, note.Rule)
 	if err != nil {
-		return fmt.Errorf("%w: policy document %s does not compile at the owner: %w", errMalformed, note.Document, err)
+		return fmt.Errorf("%w: policy document %s does not compile at the owner: %w", errMalformed, hash, err)
 	}
-	if rule.Document != note.Document {
-		return fmt.Errorf("%w: policy document %s came under the hash %s", errMalformed, rule.Document, note.Document)
+	if rule.Document != hash {
+		return fmt.Errorf("%w: policy document %s came under the hash %s", errMalformed, rule.Document, hash)
 	}
-	return s.opt.Documents.Keep(ctx, note.Document, doc)
+	return s.opt.Documents.Keep(ctx, hash, doc)
 }
 
 func (s *Server) returned(ctx context.Context, body []byte) (any, error) {
