@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -184,6 +185,77 @@ func TestBodyLimitHoldsWhileStreaming(t *testing.T) {
 	<-asked
 	c.send("14\r\n01234567890123456789\r\n0\r\n\r\n")
 	c.want("HTTP/1.1 413 ")
+}
+
+// TestUnfinishedUploadEnds answers a request whose body never comes. Neither connection may be used again.
+func TestUnfinishedUploadEnds(t *testing.T) {
+	conns := make(chan string, 2)
+	p, err := NewInbound(Options{Limits: Limits{BufferTime: 30 * time.Millisecond}}, "s", upstreamServer(t, func(conn net.Conn) {
+		r := bufio.NewReader(conn)
+		skipHead(r)
+		say(conn, okay)
+		all, err := io.ReadAll(r)
+		conns <- fmt.Sprint(string(all), " ", err)
+	}))
+	address := start(t, p, err)
+	c := dial(t, address)
+	c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabcde")
+	c.want(okay)
+	if got := c.rest(); got != "" {
+		t.Errorf("got %q, want the end", got)
+	}
+	if got := <-conns; got != "abcde <nil>" {
+		t.Errorf("upstream got %q, want abcde and the end", got)
+	}
+	c = dial(t, address)
+	c.send(get)
+	c.want(okay)
+}
+
+// deafConn takes one write and refuses all others.
+type deafConn struct {
+	net.Conn
+	writes  int
+	refused chan struct{}
+}
+
+func (c *deafConn) Write(p []byte) (int, error) {
+	if c.writes++; c.writes == 1 {
+		return c.Conn.Write(p)
+	}
+	close(c.refused)
+	return 0, io.ErrClosedPipe
+}
+
+// TestBodyOfAFailedUploadIsNoRequest sends a body that looks like a request to an upstream that does not take it.
+func TestBodyOfAFailedUploadIsNoRequest(t *testing.T) {
+	asked, refused := make(chan struct{}), make(chan struct{})
+	dials := func(context.Context, string, string) (net.Conn, error) {
+		near, far := net.Pipe()
+		go func() {
+			skipHead(bufio.NewReader(far))
+			close(asked)
+			<-refused
+			far.Close()
+		}()
+		return &deafConn{Conn: near, refused: refused}, nil
+	}
+	g := newGate()
+	p, err := NewInbound(Options{Gate: g, Dial: dials}, "s", "127.0.0.1:1")
+	c := dial(t, start(t, p, err))
+	const evil = "GET /evil HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+	c.send(fmt.Sprintf("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", len(evil)))
+	<-asked
+	c.send(evil)
+	c.want("HTTP/1.1 502 ")
+	_ = c.Conn.(*net.TCPConn).CloseWrite() // the proxy may have closed already
+	if got := c.rest(); strings.Contains(got, "HTTP/1.1 ") {
+		t.Errorf("a second answer: %q", got)
+	}
+	if g.mu.Lock(); len(g.ports) != 1 {
+		t.Errorf("the gate saw %d requests, want 1", len(g.ports))
+	}
+	g.mu.Unlock()
 }
 
 // TestMalformedChunkWhileStreaming is never a whole message at the upstream.

@@ -242,6 +242,55 @@ func TestHeldTimeIsTheGates(t *testing.T) {
 	c.want(okay)
 }
 
+// TestAfterComesBeforeTheLastByte streams two pieces: the first at once, the last when After has returned.
+func TestAfterComesBeforeTheLastByte(t *testing.T) {
+	g := tagAll(interceptor.Ticket{})
+	first, seen := make(chan struct{}), false
+	g.after = func(_ *interceptor.Ticket, res interceptor.Response, err error) *interceptor.Answer {
+		<-time.After(50 * time.Millisecond) // for the bytes to overtake, if they could
+		if _, bodyErr := res.Body(10); err != nil || res.Status() != 200 || !errors.Is(bodyErr, errStreamed) {
+			t.Errorf("After got %v, %v, %v", res.Status(), err, bodyErr)
+		}
+		seen = true
+		return &interceptor.Answer{Status: 500} // too late to replace anything
+	}
+	p, err := NewInbound(Options{Gate: g}, "s", upstreamServer(t, func(conn net.Conn) {
+		skipHead(bufio.NewReader(conn))
+		say(conn, okay[:len(okay)-1])
+		<-first
+		say(conn, okay[len(okay)-1:])
+	}))
+	c := dial(t, start(t, p, err))
+	c.send(get)
+	c.want(okay[:len(okay)-1])
+	close(first)
+	c.want(okay[len(okay)-1:])
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !seen {
+		t.Error("the client saw the end before After had returned")
+	}
+}
+
+// TestTicketTimesOutOnAClientThatDoesNotRead fills all buffers with a streaming response.
+func TestTicketTimesOutOnAClientThatDoesNotRead(t *testing.T) {
+	g := tagAll(interceptor.Ticket{Timeout: 100 * time.Millisecond})
+	p, err := NewInbound(Options{Gate: g}, "s", upstreamServer(t, func(conn net.Conn) {
+		skipHead(bufio.NewReader(conn))
+		say(conn, "HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
+		for piece := make([]byte, 1<<20); ; {
+			if _, err := conn.Write(piece); err != nil {
+				return
+			}
+		}
+	}))
+	c := dial(t, start(t, p, err))
+	c.send(get)
+	if got := code(g.ends(t, 1)[0]); got != "TXM0223" && got != "TXM0224" {
+		t.Errorf("After got %q", got)
+	}
+}
+
 // TestClientGoes closes the client's connection while the upstream is silent.
 func TestClientGoes(t *testing.T) {
 	for _, outlive := range []bool{false, true} {
@@ -266,6 +315,7 @@ func TestClientGoes(t *testing.T) {
 			<-asked
 			c.Close()
 			if outlive {
+				<-time.After(5 * watchAfter) // the end is seen, and must not matter
 				close(ended)
 			}
 			if got, want := code(g.ends(t, 1)[0]), map[bool]string{false: "TXM0224"}[outlive]; got != want {

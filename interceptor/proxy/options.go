@@ -39,7 +39,7 @@ type Limits struct {
 	BodyBytes    int64         // of a request; 0: no limit
 	Conns        int           // from clients, at a time; 10000
 	HeaderTime   time.Duration // from the first byte of a request head to its last; 10 s
-	BufferTime   time.Duration // without a byte, while the Gate waits for a request body; 30 s
+	BufferTime   time.Duration // of a read of the Gate from a request body; of a body whose answer is complete; 30 s
 	Idle         time.Duration // of a client connection between requests; 2 min
 	EndpointIdle time.Duration // of a kept connection to an endpoint; 30 s
 	EndpointKept int           // idle connections per endpoint; 256

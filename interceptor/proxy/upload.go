@@ -10,9 +10,6 @@ import (
 // there. Most exchanges are over by then, and cost no second goroutine.
 const watchAfter = 20 * time.Millisecond
 
-// lingerUpload is how long a client may go on sending a body whose response is complete.
-const lingerUpload = 30 * time.Second
-
 // fillSlowly reads a body for the Gate, with a limit on silence.
 func (s *session) fillSlowly() error {
 	readUntil(s.conn, time.Now().Add(s.srv.opts.Limits.BufferTime))
@@ -131,7 +128,7 @@ func (s *session) stopUpload(now bool) {
 	if now || s.uploaded.Load() {
 		readUntil(s.conn, past())
 	} else {
-		readUntil(s.conn, time.Now().Add(lingerUpload))
+		readUntil(s.conn, time.Now().Add(s.srv.opts.Limits.BufferTime))
 	}
 	<-s.uploading
 	s.uploading = nil
