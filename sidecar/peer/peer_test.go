@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"reflect"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -166,6 +167,21 @@ func TestRelayBringsABranchToItsOwner(t *testing.T) {
 	}
 	if o := s.Branches[0].Known[txn.Forward]; o.Outcome != txn.OK || string(o.Result) != "{}" {
 		t.Errorf("forward = %+v, want ok {}", o)
+	}
+}
+
+// The client went away: what was begun for it is done all the same, here and at a peer.
+func TestEnlistOutlivesItsClient(t *testing.T) {
+	m := newMesh(t)
+	m.begin(ownerA + ".1")
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	for i, r := range []*Relay{NewRelay(ownerA, m.engine, nil, m.docsA), m.relay} {
+		want := interceptor.Placed{Branch: strconv.Itoa(i)}
+		got, err := r.Enlist(gone, ownerA+".1", txn.Enlist{Branch: txn.Branch{Key: want.Branch}, Calling: true})
+		if err != nil || got != want {
+			t.Errorf("Enlist %d = %+v, %v, want %+v", i, got, err, want)
+		}
 	}
 }
 

@@ -39,8 +39,10 @@ func NewRelay(own string, l Local, t Transport, docs Documents) *Relay {
 const triesMax = 2
 
 // Enlist returns when the branch is durable at the owner. Errors of package txn come from there unchanged; any
-// other means that the branch may be enlisted or not, and that its forward call must not leave.
+// other means that the branch may be enlisted or not, and that its forward call must not leave. It does not end with
+// its context: a branch that was enlisted for a client that went away would hold up the commit as never answered.
 func (r *Relay) Enlist(ctx context.Context, id txn.ID, e txn.Enlist) (interceptor.Placed, error) {
+	ctx = context.WithoutCancel(ctx)
 	owner := interceptor.OwnerOf(id)
 	if owner == r.own {
 		return enlist(ctx, r.l, id, e)
@@ -62,7 +64,7 @@ func (r *Relay) Enlist(ctx context.Context, id txn.ID, e txn.Enlist) (intercepto
 			return p, nil
 		case errors.Is(err, ErrDocument) && !withDocument && hash != "":
 			withDocument = true
-		case !errors.Is(err, ErrUnreachable) || try >= triesMax || ctx.Err() != nil:
+		case !errors.Is(err, ErrUnreachable) || try >= triesMax:
 			return interceptor.Placed{}, fmt.Errorf("enlist at owner %s: %w", owner, err)
 		}
 	}
