@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// storm is how hard the chaos test is. The full one is asked for by TXMESH_E2E=full.
+// storm is how hard the chaos test is. TXMESH_E2E=full asks for the full one, TXMESH_E2E=10m for one of that length.
 type storm struct {
 	clients    int
 	transfers  int           // at least
@@ -23,10 +23,22 @@ type storm struct {
 	seed       uint64
 }
 
-func newStorm() storm {
+func newStorm(t *testing.T) storm {
+	t.Helper()
 	s := storm{clients: 32, transfers: 200, lasts: 12 * time.Second, killsEach: 1, kills: 8, committing: 0.7, seed: 1}
-	if os.Getenv("TXMESH_E2E") == "full" {
+	switch asked := os.Getenv("TXMESH_E2E"); asked {
+	case "":
+	case "full":
 		s.transfers, s.lasts, s.killsEach, s.kills = 4000, 100*time.Second, 10, 80
+	default:
+		var err error
+		if s.lasts, err = time.ParseDuration(asked); err != nil {
+			t.Fatalf("TXMESH_E2E is %q: want full, or a duration such as 10m", asked)
+		}
+		const transfersPerSecond, killsPerSecond = 40, 0.8
+		s.transfers, s.kills = int(transfersPerSecond*s.lasts.Seconds()), int(killsPerSecond*s.lasts.Seconds())
+		s.seed = rand.Uint64()
+		t.Logf("seed %d", s.seed)
 	}
 	return s
 }
@@ -75,7 +87,7 @@ type chaos struct {
 // TestNothingIsLostUnderKill9 is the main proof of the release: transfers while every process is killed again and
 // again. Afterwards the services' own files say what became of every transfer.
 func TestNothingIsLostUnderKill9(t *testing.T) {
-	s := newStorm()
+	s := newStorm(t)
 	var accounts, savings []string
 	for i := range 20 {
 		accounts = append(accounts, fmt.Sprintf("a%d=1000000", i))

@@ -78,3 +78,52 @@ func TestExplicitCommitWaitsForAnAnswer(t *testing.T) {
 	s.ended("committed")
 	s.stock.does("POST /proxy 201")
 }
+
+// A commit that waits tells so and is carried out when the answer comes, if the sidecar lives.
+func TestExplicitCommitIsCarriedOutLater(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, "--commit-wait", "100ms")
+	b := s.begin("20s")
+	called := make(chan answered, 1)
+	go func() {
+		r, err := s.send("POST", "http://"+s.shop.to["stock"]+"/proxy", order{Hold: "go"}.json(), "Tx-Context", b.Context)
+		called <- answered{r, err}
+	}()
+	s.stock.does("POST /proxy 201")
+	if r := s.shop.admin("POST", "/v1/transactions/"+b.ID+"/commit", ""); r.status != 202 {
+		t.Errorf("commit = %d %s, want 202", r.status, r.body)
+	}
+	s.stock.release("go")
+	if a := <-called; a.err != nil || a.status != 201 {
+		t.Errorf("call = %d %s %v, want 201", a.status, a.body, a.err)
+	}
+	s.ended("committed")
+}
+
+// Limits are refusals that say which, and a refused call is not forwarded.
+func TestLimitsAreRefusals(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, "--max-open", "2", "--max-branches", "2")
+	b := s.begin("20s")
+	url := "http://" + s.shop.to["stock"] + "/proxy"
+	var last reply
+	for range 3 {
+		last = s.call("POST", url, "{}", "Tx-Context", b.Context)
+	}
+	s.stock.does("POST /proxy 201, POST /proxy 201")
+	other := s.begin("20s")
+	var text strings.Builder
+	text.WriteString(s.shown("third branch of two", last))
+	text.WriteString(s.shown("third transaction of two", s.shop.root("/orders", "{}")))
+	text.WriteString(s.shown("third transaction of two over the API", s.shop.admin("POST", "/v1/transactions", "{}")))
+	golden(t, "limits", text.String())
+	for _, x := range []begun{b, other} {
+		if r := s.shop.admin("POST", "/v1/transactions/"+x.ID+"/abort", ""); r.status != 200 {
+			t.Errorf("abort = %d %s", r.status, r.body)
+		}
+		s.shop.reaches(x.ID, "aborted")
+	}
+	if r := s.shop.root("/orders", "{}"); r.status != 201 {
+		t.Errorf("order afterwards = %d %s, want 201", r.status, r.body)
+	}
+}

@@ -144,30 +144,23 @@ func (b binaries) sidecar() string     { return b.dir + "/txmesh-sidecar" }
 func (b binaries) bank() string        { return b.dir + "/bank" }
 func (b binaries) participant() string { return b.dir + "/participant" }
 
-// build builds once for all tests of the run; with coverage where GOCOVERDIR asks for it.
+// build builds once for all tests of the run, or takes the sidecar of TXMESH_BIN.
 var build = sync.OnceValues(func() (binaries, error) {
 	dir := os.Getenv(binEnv)
-	for _, args := range [][]string{
-		{"-o", dir, "txmesh/examples/bank", "txmesh/tests/e2e/participant"},
-		append(covered(), "-o", dir, "txmesh/cmd/txmesh-sidecar"),
-	} {
-		c := exec.Command("go", append([]string{"build"}, args...)...)
-		if out, err := c.CombinedOutput(); err != nil {
-			return binaries{}, fmt.Errorf("go build %v: %w\n%s", args, err, out)
-		}
+	programs := []string{"build", "-o", dir, "txmesh/examples/bank", "txmesh/tests/e2e/participant"}
+	if given := os.Getenv("TXMESH_BIN"); given == "" {
+		programs = append(programs, "txmesh/cmd/txmesh-sidecar")
+	} else if err := os.Symlink(given+"/txmesh-sidecar", binaries{dir}.sidecar()); err != nil {
+		return binaries{}, err // built elsewhere, to measure coverage
+	}
+	if out, err := exec.Command("go", programs...).CombinedOutput(); err != nil {
+		return binaries{}, fmt.Errorf("go %v: %w\n%s", programs, err, out)
 	}
 	return binaries{dir}, nil
 })
 
 // binEnv names the directory of what is built.
 const binEnv = "E2E_BIN"
-
-func covered() []string {
-	if os.Getenv("GOCOVERDIR") == "" {
-		return nil
-	}
-	return []string{"-cover", "-coverpkg=txmesh/txn,txmesh/txn/barrier,txmesh/sidecar/engine"}
-}
 
 func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "txmesh-e2e-")
