@@ -89,7 +89,7 @@ func readFlags(v *viper.Viper, args []string, help func(string)) (*pflag.FlagSet
 	fs.String("config", "", "YAML file with the keys below [TXMESH_CONFIG]")
 	for _, k := range keys() {
 		fs.String(k.name, k.def, fmt.Sprintf("%s [%s]", strings.ReplaceAll(k.doc, "`", "'"), k.env()))
-		fs.Lookup(k.name).Value = &flagValue{text: k.def, form: k.form(), list: k.kind == upstreams}
+		fs.Lookup(k.name).Value = &flagValue{text: k.def, form: k.form(), separator: k.separator()}
 	}
 	err := fs.Parse(args)
 	if errors.Is(err, pflag.ErrHelp) {
@@ -106,10 +106,11 @@ func readFlags(v *viper.Viper, args []string, help func(string)) (*pflag.FlagSet
 	return fs, v.BindPFlags(fs)
 }
 
-// flagValue keeps the text of a flag. A list flag may be given several times.
+// flagValue keeps the text of a flag. Lists may be given in several flags.
 type flagValue struct {
 	text, form string
-	list, set  bool
+	separator  string // between the values of a flag that is given several times; empty: the last wins
+	set        bool
 }
 
 func (f *flagValue) String() string { return f.text }
@@ -117,8 +118,8 @@ func (f *flagValue) Type() string   { return f.form }
 
 // Set takes the value as it is: it is checked together with all others.
 func (f *flagValue) Set(s string) error {
-	if f.list && f.set {
-		s = f.text + ";" + s
+	if f.separator != "" && f.set {
+		s = f.text + f.separator + s
 	}
 	f.text, f.set = s, true
 	return nil

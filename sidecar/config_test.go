@@ -99,6 +99,17 @@ func TestFlagsGoBeforeEnvironmentBeforeFile(t *testing.T) {
 	}
 }
 
+func TestListsMayTakeSeveralFlags(t *testing.T) {
+	got, err := Load([]string{"--service=a/b", "--app=127.0.0.1:1", "--mesh-secret-file=x", "--peers=h:1,h:2", "--peers=h:3",
+		"--policies=p", "--policies=q", "--api=127.0.0.1:1", "--api=127.0.0.1:2"}, nil, noHelp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"h:1", "h:2", "h:3", "p", "q", "127.0.0.1:2"}, append(append(got.Peers, got.Policies...), got.API)); diff != "" {
+		t.Errorf("Load differs (-want +got):\n%s", diff)
+	}
+}
+
 func TestShortFormOfUpstreams(t *testing.T) {
 	want := []Upstream{{Service: "bank/accounts", Listen: "127.0.0.1:0", To: []string{"10.0.0.7:1", "10.0.0.8:1"}, Host: "acc"},
 		{Service: "other/mail", Listen: "127.0.0.1:0", To: []string{"10.0.0.9:1"}}}

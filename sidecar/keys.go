@@ -68,6 +68,18 @@ func keys() []key {
 // env is the name of the key's variable.
 func (k key) env() string { return "TXMESH_" + strings.ToUpper(strings.ReplaceAll(k.name, "-", "_")) }
 
+// separator stands between the values of a list.
+func (k key) separator() string {
+	switch k.kind {
+	case addresses, paths:
+		return ","
+	case upstreams:
+		return ";"
+	default:
+		return ""
+	}
+}
+
 // form tells people how a value is written.
 func (k key) form() string {
 	switch k.kind {

@@ -65,7 +65,7 @@ func MetricsReference() string {
 	for _, m := range metricTable() {
 		b.WriteString("| `" + m.name + "` | " + m.kind + " | " + strings.Join(m.tags, ", ") + " | " + m.doc + " |\n")
 	}
-	b.WriteString("\nWatch `txmesh_oldest_non_terminal_seconds` and `txmesh_oldest_orphan_seconds` first: both are 0 when all is well, and\nnothing else shows a transaction that hangs.\n")
+	b.WriteString("\nWatch `txmesh_oldest_non_terminal_seconds` and `txmesh_oldest_orphan_seconds` first: both are 0 when all is well, and\nnothing else shows a transaction that hangs. Values lie at most a second behind; the `_sum` of a histogram is made from the\nbounds of its buckets and is therefore rounded up.\n")
 	return b.String()
 }
 

@@ -98,13 +98,16 @@ func (s *Sidecar) bindAll(p *ports) error {
 			return err
 		}
 	}
-	api := server(s.admin)
-	if p.api, err = p.open("api", s.cfg.API, api.Serve, api.Shutdown); err != nil {
+	if p.api, err = p.openServer("api", s.cfg.API, s.admin, s.cfg.MaxConnections); err != nil {
 		return err
 	}
-	peers := server(s.peers)
-	p.peer, err = p.open("peer", s.cfg.Peer, peers.Serve, peers.Shutdown)
+	p.peer, err = p.openServer("peer", s.cfg.Peer, s.peers, s.cfg.MaxConnections)
 	return err
+}
+
+func (p *ports) openServer(name, address string, h http.Handler, conns int) (net.Listener, error) {
+	srv := server(h)
+	return p.open(name, address, func(l net.Listener) error { return srv.Serve(limit(l, conns)) }, srv.Shutdown)
 }
 
 // server has no write time-out: commits wait, profiles run for long.
