@@ -49,7 +49,7 @@ func (s *session) connect(t target) bool {
 // tunnel copies both ways until both sides have closed, or one broke.
 func (s *session) tunnel() {
 	u := s.up
-	s.out = nil
+	s.out, s.req, s.res = nil, request{}, response{} // a tunnel may last for days
 	readUntil(s.conn, time.Time{})
 	readUntil(u.conn, time.Time{})
 	writeUntil(u.conn, time.Time{})
@@ -65,17 +65,26 @@ func (s *session) tunnel() {
 	s.live.Store(nil)
 }
 
+// tunnelBuffer is what a tunnel reads with while little comes: most of them are idle most of the time.
+const tunnelBuffer = 1 << 10
+
 // pass copies from one side to the other. An end becomes an end, a break a break.
 func pass(from *reader, to net.Conn) {
 	for {
-		if p := from.buffered(); len(p) > 0 {
+		p := from.buffered()
+		if len(p) > 0 {
 			if _, err := to.Write(p); err != nil {
 				from.conn.Close() // the other side takes no more
 				return
 			}
-			if from.discard(len(p)); len(p) == len(from.buf) {
-				from.widen(largeBuffer)
-			}
+			from.discard(len(p))
+		}
+		switch n := len(p); {
+		case n > 0 && n == len(from.buf):
+			from.widen(largeBuffer)
+		case n < tunnelBuffer && len(from.buf) != tunnelBuffer:
+			from.release()
+			from.buf = make([]byte, tunnelBuffer)
 		}
 		if err := from.fill(); err != nil {
 			passEnd(err, to)

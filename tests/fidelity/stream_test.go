@@ -265,7 +265,7 @@ func TestTrickleKeepsItsPace(t *testing.T) {
 	}
 }
 
-// TestThousandConnections keeps 1,000 connections alive over three rounds and measures what one costs at rest.
+// TestThousandConnections keeps 1,000 connections alive over three rounds.
 func TestThousandConnections(t *testing.T) {
 	const n = 1000
 	address := behind(t, "inbound", serveRaw(t, func(c net.Conn, r *bufio.Reader) {
@@ -278,8 +278,6 @@ func TestThousandConnections(t *testing.T) {
 			fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
 		}
 	}))
-	runtime.GC()
-	heap, resident := memory(t)
 	conns := make([]net.Conn, n)
 	for i := range conns {
 		conns[i] = dial(t, address)
@@ -294,10 +292,65 @@ func TestThousandConnections(t *testing.T) {
 			receive(t, c, []byte(want), i)
 		}
 	}
+}
+
+// TestIdleConnectionsAreSmall compares the heap and the stacks of 1,000 idle connections with and without the proxy.
+// Connections that are kept alive share one connection to the server: there the proxy takes the server's place.
+func TestIdleConnectionsAreSmall(t *testing.T) {
+	const upgrade = "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+	const switched = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+	for _, tt := range []struct {
+		name, request, answer string
+		most                  int64 // bytes
+	}{
+		{"kept alive", get, okay, 20 << 10},
+		{"WebSocket", upgrade, switched, 20 << 10},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			address := serveRaw(t, func(c net.Conn, r *bufio.Reader) {
+				for {
+					if _, _, err := readHead(r); err != nil {
+						return
+					}
+					say(c, tt.answer)
+				}
+			})
+			direct := idleCost(t, address, tt.request, tt.answer)
+			cost := idleCost(t, behind(t, "inbound", address), tt.request, tt.answer) - direct
+			t.Logf("%.1f KiB more than the %.1f KiB of a direct connection with both its ends", float64(cost)/1024, float64(direct)/1024)
+			if cost > tt.most {
+				t.Errorf("an idle connection costs %d bytes, want at most %d", cost, tt.most)
+			}
+		})
+	}
+}
+
+// idleCost is what one of 1,000 connections takes of heap and stacks after an exchange.
+func idleCost(t *testing.T, address, request, answer string) int64 {
+	const n = 1000
+	running, before := runtime.NumGoroutine(), inUse()
+	conns := make([]net.Conn, n)
+	for i := range conns {
+		conns[i] = dial(t, address)
+		say(conns[i], request)
+		receive(t, conns[i], []byte(answer), i)
+	}
+	cost := inUse() - before
+	for _, c := range conns {
+		c.Close()
+	}
+	for deadline := time.Now().Add(patience); runtime.NumGoroutine() > running+10 && time.Now().Before(deadline); {
+		runtime.Gosched() // or the next measurement would begin with what this one left
+	}
+	return cost / n
+}
+
+func inUse() int64 {
 	runtime.GC()
-	after, residentAfter := memory(t)
-	t.Logf("%d idle connections, client and server in the same process: heap + %.1f MB, resident + %.1f MB, %d goroutines",
-		n, mb(after-heap), mb(residentAfter-resident), runtime.NumGoroutine())
+	runtime.GC() // what pools held goes with the second
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc + m.StackInuse)
 }
 
 // TestWebSocketEcho pushes frames both ways at the same time.
