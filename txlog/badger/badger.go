@@ -100,6 +100,7 @@ type Store struct {
 
 	wake chan struct{} // holds one token when the queue may have work
 	done chan struct{} // closed when the committer has ended
+	stop chan struct{} // closed when broken is set: nobody waits for a committer that may hang in a failing disk
 
 	// The committer's own.
 	mem    *memlog
@@ -163,6 +164,7 @@ func (s *Store) fail(cause error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.broken == nil {
+		close(s.stop)
 		s.broken = fmt.Errorf("store %s stopped after a failed write, restart it when the disk is well: %w", s.opts.Dir, cause)
 		s.opts.Log.Error("store stopped", "dir", s.opts.Dir, "err", cause)
 	}
@@ -182,7 +184,8 @@ func (s *Store) Check() error {
 }
 
 // Close ends the committer after what was submitted, syncs, and gives the directory free. On a disk too full to
-// write a table it leaves the log to the next Open and says so.
+// write a table it leaves the log to the next Open and says so. A store that has stopped is only left: Badger would
+// try for ever to write to its disk.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	already := s.closed
@@ -192,17 +195,20 @@ func (s *Store) Close() error {
 		return nil
 	}
 	s.signal()
-	<-s.done
+	select {
+	case <-s.done:
+	case <-s.stop:
+	}
+	if err := s.usableByCommitter(); err != nil {
+		return errors.Join(err, s.lock.Close())
+	}
 	s.readers.Wait()
 	return s.shut()
 }
 
 // shut closes what Open opened. The committer has ended, so its fields are ours.
 func (s *Store) shut() error {
-	errs := []error{s.values.close(), s.mem.close()}
-	if s.broken == nil {
-		errs = append(errs, s.db.Sync())
-	}
+	errs := []error{s.values.close(), s.mem.close(), s.db.Sync()}
 	if err := s.flushable(); err != nil {
 		errs = append(errs, fmt.Errorf("close store, its log stays for the next start: %w", err))
 	} else {

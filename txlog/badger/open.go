@@ -69,6 +69,7 @@ func prepare(o Options) (*Store, error) {
 		unfinished: map[txn.ID]*open{},
 		wake:       make(chan struct{}, 1),
 		done:       make(chan struct{}),
+		stop:       make(chan struct{}),
 	}, nil
 }
 
@@ -113,7 +114,7 @@ func (s *Store) start() error {
 	if err := s.syncLogs(); err != nil {
 		return err
 	}
-	log := &logger{log: s.opts.Log}
+	log := &logger{log: s.opts.Log, fail: s.fail}
 	db, err := badger.Open(s.opts.Tuned().WithLogger(log))
 	if err != nil {
 		return explain(err)
@@ -253,6 +254,7 @@ func isOwner(s string) bool {
 // logger passes Badger's words on and remembers those that must not be passed over.
 type logger struct {
 	log    *slog.Logger
+	fail   func(error)
 	missed []string // written while Badger opens, which is over when it is read
 }
 
@@ -262,6 +264,10 @@ func (l *logger) Errorf(format string, args ...any) {
 		l.missed = append(l.missed, strings.TrimPrefix(text, "Ignoring table "))
 	}
 	l.log.Error("badger", "says", text)
+	// Badger tries again for ever, and the committer would hang behind it.
+	if strings.HasPrefix(text, "error flushing memtable") {
+		l.fail(errors.New(text))
+	}
 }
 
 func (l *logger) Warningf(format string, args ...any) {

@@ -126,6 +126,8 @@ func (s *Store) submit(ctx context.Context, r *request) error {
 	select {
 	case err := <-r.done:
 		return err
+	case <-s.stop:
+		return s.usableByCommitter()
 	case <-ctx.Done():
 		return fmt.Errorf("wait for the commit: %w", ctx.Err())
 	}
