@@ -10,6 +10,8 @@ import (
 
 	"txmesh/interceptor"
 	"txmesh/sidecar/peer"
+	"txmesh/txlog"
+	"txmesh/txn"
 )
 
 const transferPolicy = `apiVersion: txmesh.io/v1beta1
@@ -402,6 +404,47 @@ func TestRowsGoWhenTheirOwnerHasFinished(t *testing.T) {
 	_, text := call(t, "GET", "http://"+as.API+"/metrics", "")
 	if !strings.Contains(text, "txmesh_oldest_orphan_seconds 0\n") {
 		t.Error("savings still shows an orphan")
+	}
+}
+
+func TestSweepDropsOnlyWhatHasEnded(t *testing.T) {
+	s := start(t, config(t, "a/b", newService(t).address()))
+	table := s.store.Table("barrier")
+	begin := func() string {
+		_, text := s.api("POST", "/v1/transactions", "")
+		var begun struct{ ID string }
+		unmarshal(t, text, &begun)
+		return begun.ID
+	}
+	ended := begin()
+	if status, text := s.api("POST", "/v1/transactions/"+ended+"/abort", ""); status != 200 {
+		t.Fatalf("abort = %d %s", status, text)
+	}
+	long := time.Now().Add(-s.cfg.Retention - time.Minute)
+	for _, tt := range []struct {
+		name     string
+		id       string
+		deadline time.Time
+		kept     bool
+	}{
+		{"open", begin(), long, true},
+		{"ended", ended, time.Now(), false},
+		{"unknown", s.Owner + ".x", time.Now().Add(-time.Minute), true},
+		{"unknown for long", s.Owner + ".y", long, false},
+	} {
+		branch := interceptor.BranchName(txn.ID(tt.id), "0")
+		if err := table.Put(t.Context(), []txlog.Row{{Key: branch, Value: []byte("row")}}, false); err != nil {
+			t.Fatal(err)
+		}
+		if left := s.sweepOwner(t.Context(), s.Owner, []interceptor.Overdue{{Branch: branch, Deadline: tt.deadline}}); len(left) != 0 {
+			t.Errorf("%s: orphans = %v, though the owner answers", tt.name, left)
+		}
+		if _, err := table.Get(t.Context(), branch); (err == nil) != tt.kept {
+			t.Errorf("%s: row = %v, want kept %v", tt.name, err, tt.kept)
+		}
+	}
+	if _, text := s.api("GET", "/v1/transactions?phase=open", ""); !strings.Contains(text, `"phase":"open"`) {
+		t.Errorf("open transactions = %s", text)
 	}
 }
 

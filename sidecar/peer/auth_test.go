@@ -62,28 +62,35 @@ func TestAnotherSecretIsForged(t *testing.T) {
 	}
 }
 
-// A request is refused the second time for as long as its signature is fresh, however the clocks differ.
+// A request is refused the second time for as long as its signature is fresh, however the clocks differ and whenever
+// the memory of nonces turns over.
 func TestRepeatedRequestsAreRefusedWhileFresh(t *testing.T) {
 	for _, first := range []time.Duration{-ageMax, 0, ageMax} {
-		c := &clock{time.UnixMilli(1_800_000_000_000)}
-		a := newTestAuth(t, secret, c)
-		h := http.Header{}
-		a.Sign(h, "POST", "/v1/enlist", nil)
-		signed := c.at
-		c.at = signed.Add(first)
-		if err := a.Check(h, "POST", "/v1/enlist", nil); err != nil {
-			t.Fatalf("first Check at %v = %v", first, err)
-		}
-		for at := first; at <= ageMax; at += time.Second {
-			c.at = signed.Add(at)
-			// Others come and go meanwhile and turn the memory of nonces over.
-			other := http.Header{}
-			a.Sign(other, "GET", "/v1/identity", nil)
-			if err := a.Check(other, "GET", "/v1/identity", nil); err != nil {
-				t.Fatal(err)
+		for _, before := range []time.Duration{0, time.Second, ageMax, 2*ageMax - time.Second, 2 * ageMax} {
+			c := &clock{time.UnixMilli(1_800_000_000_000)}
+			a := newTestAuth(t, secret, c)
+			believed := func(what string, h http.Header, want error) {
+				t.Helper()
+				if err := a.Check(h, "POST", "/v1/enlist", nil); !errors.Is(err, want) {
+					t.Fatalf("first seen %v after signing, memory turned %v before: %s = %v, want %v", first, before, what, err, want)
+				}
 			}
-			if err := a.Check(h, "POST", "/v1/enlist", nil); !errors.Is(err, ErrReplayed) {
-				t.Fatalf("Check again, %v after signing, first seen at %v = %v, want ErrReplayed", at, first, err)
+			signed := c.at
+			h := http.Header{}
+			a.Sign(h, "POST", "/v1/enlist", nil)
+			other := func() {
+				o := http.Header{}
+				a.Sign(o, "POST", "/v1/enlist", nil)
+				believed("another request", o, nil)
+			}
+			c.at = signed.Add(first - before)
+			other() // the memory turns here, and again 2*ageMax later
+			c.at = signed.Add(first)
+			believed("the request", h, nil)
+			for at := first; at <= ageMax; at += time.Second {
+				c.at = signed.Add(at)
+				other()
+				believed("its repeat "+at.String()+" after signing", h, ErrReplayed)
 			}
 		}
 	}
