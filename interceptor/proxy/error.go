@@ -48,6 +48,14 @@ func (e *Error) Error() string {
 
 func (e *Error) row() Code { return Codes()[e.fault] }
 
+// told is the detail, or else the title.
+func (e *Error) told() string {
+	if e.detail == "" {
+		return e.row().Title
+	}
+	return e.detail
+}
+
 // refuse blames the request.
 func refuse(f fault, detail string) *Error { return &Error{fault: f, detail: detail} }
 

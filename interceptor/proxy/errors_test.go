@@ -49,6 +49,8 @@ func TestErrorsInFull(t *testing.T) {
 			`malformed response from the endpoint: endpoint UP: status line "SSH-2.0-x"; the request was sent and its effect is unknown; repair the response of the endpoint`},
 		{"large response header", get, "HTTP/1.1 200 OK\r\nA: " + strings.Repeat("a", 5000), 502, "TXM0222",
 			"malformed response from the endpoint: endpoint UP: header too large; the request was sent and its effect is unknown; repair the response of the endpoint"},
+		{"many response fields", get, "HTTP/1.1 200 OK\r\n" + strings.Repeat("A: b\r\n", 9) + "\r\n", 502, "TXM0222",
+			"malformed response from the endpoint: endpoint UP: too many header fields; the request was sent and its effect is unknown; repair the response of the endpoint"},
 		{"silent", get, "", 504, "TXM0223",
 			"endpoint did not answer in time: endpoint UP; the request was sent and its effect is unknown; look into the log of the endpoint, or raise the time limit"},
 	} {
@@ -210,6 +212,34 @@ func TestUnfinishedUploadEnds(t *testing.T) {
 	c = dial(t, address)
 	c.send(get)
 	c.want(okay)
+}
+
+// TestUploadNobodyReadsEnds answers at once and leaves a large body unread.
+func TestUploadNobodyReadsEnds(t *testing.T) {
+	for name, answer := range map[string]string{"kept alive": okay, "closing": okayC} {
+		t.Run(name, func(t *testing.T) {
+			ended := make(chan struct{})
+			p, err := NewInbound(Options{Limits: Limits{BufferTime: 50 * time.Millisecond}}, "s", upstreamServer(t, func(conn net.Conn) {
+				skipHead(bufio.NewReader(conn))
+				say(conn, answer)
+				<-ended
+			}))
+			c := dial(t, start(t, p, err))
+			c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n")
+			sent := make(chan struct{})
+			go func() {
+				defer close(sent)
+				for piece := make([]byte, 1<<20); ; {
+					if _, err := c.Conn.Write(piece); err != nil {
+						return
+					}
+				}
+			}()
+			c.want(okay)
+			<-sent
+			close(ended)
+		})
+	}
 }
 
 // deafConn takes one write and refuses all others.

@@ -9,8 +9,6 @@ import (
 // joinedMax is the size up to which a body is copied to leave in one write with its head.
 const joinedMax = 16 << 10
 
-func contextWithoutCancel(ctx context.Context) context.Context { return context.WithoutCancel(ctx) }
-
 // send writes the request to the first endpoint that can be reached, as far as it has arrived.
 func (s *session) send(t target) *Error {
 	if s.req.err != nil {
@@ -122,7 +120,7 @@ func (s *session) await() *Error {
 		bad := parseResponse(&s.res.message, raw, &s.srv.opts.Limits, s.req.head.method)
 		s.up.in.discard(len(raw))
 		if bad != nil {
-			return &Error{Endpoint: s.up.endpoint, fault: faultAnswer, sent: true, detail: bad.detail}
+			return &Error{Endpoint: s.up.endpoint, fault: faultAnswer, sent: true, detail: bad.told()}
 		}
 		s.res.head.cleanResponse()
 		switch status := s.res.head.status; {
@@ -279,9 +277,20 @@ func (s *session) breakResponse(err *Error) bool {
 	return false
 }
 
-// finish gives the connection to the upstream back, if both sides are at the end of their message.
+// finish ends an exchange whose response is complete.
 func (s *session) finish(keep bool) bool {
+	s.giveBack()
+	keep = keep && s.uploaded.Load() && !s.lost
+	if !keep {
+		s.linger()
+	}
+	return keep
+}
+
+// giveBack keeps the connection to the upstream, if both sides are at the end of their message.
+func (s *session) giveBack() {
 	ends := s.res.head.close || s.req.head.minor == 0
+	limited := s.uploading != nil
 	s.stopUpload(ends)
 	u := s.up
 	s.up = nil
@@ -289,14 +298,9 @@ func (s *session) finish(keep bool) bool {
 	if ends || !s.uploaded.Load() || s.cause.Load() != nil {
 		u.discard()
 	} else {
-		if !s.deadline.IsZero() {
+		if limited || !s.deadline.IsZero() {
 			writeUntil(u.conn, time.Time{})
 		}
 		s.srv.pool.put(u)
 	}
-	keep = keep && s.uploaded.Load() && !s.lost
-	if !keep {
-		s.linger()
-	}
-	return keep
 }

@@ -150,13 +150,24 @@ func TestGateReplacesAHeldResponse(t *testing.T) {
 	g.after = func(*interceptor.Ticket, interceptor.Response, error) *interceptor.Answer {
 		return &interceptor.Answer{Status: 409, Body: []byte("aborted")}
 	}
-	p, err := NewInbound(Options{Gate: g}, "s", scripted(t, okay))
+	conns := 0
+	p, err := NewInbound(Options{Gate: g}, "s", upstreamServer(t, func(conn net.Conn) {
+		conns++
+		for r := bufio.NewReader(conn); ; say(conn, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") {
+			if _, err := readHead(r); err != nil {
+				return
+			}
+		}
+	}))
 	c := dial(t, start(t, p, err))
 	for range 2 {
 		c.send(get)
 		c.want("HTTP/1.1 409 Conflict\r\nContent-Length: 7\r\n\r\naborted")
 	}
 	g.ends(t, 2)
+	if conns != 1 {
+		t.Errorf("%d connections to the upstream, want 1", conns)
+	}
 }
 
 // TestAfterComesOnce walks through every way in which a tagged exchange can end.

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"net"
 	"sync/atomic"
 	"time"
@@ -205,11 +206,14 @@ func (s *session) forward(t target) bool {
 func (s *session) hold() bool {
 	began := time.Now()
 	a := s.after(nil)
-	if a != nil {
+	switch {
+	case a != nil && s.res.body.done && s.res.err == nil:
+		s.giveBack()
+		return s.reply(a)
+	case a != nil:
 		s.drop()
 		return s.reply(a)
-	}
-	if s.res.err != nil {
+	case s.res.err != nil:
 		return s.fail(s.broken(s.res.err))
 	}
 	if !s.deadline.IsZero() { // the time that the Gate took is not the upstream's
@@ -226,7 +230,7 @@ func (s *session) after(err *Error) *interceptor.Answer {
 		return nil
 	}
 	s.ticket = nil
-	ctx := contextWithoutCancel(s.srv.ctx)
+	ctx := context.WithoutCancel(s.srv.ctx) // what happened must be told, also while shutting down
 	if err != nil {
 		return s.srv.opts.Gate.After(ctx, t, nil, err)
 	}

@@ -125,10 +125,13 @@ func (s *session) stopUpload(now bool) {
 		return
 	}
 	s.finishing.Store(true)
-	if now || s.uploaded.Load() {
-		readUntil(s.conn, past())
-	} else {
-		readUntil(s.conn, time.Now().Add(s.srv.opts.Limits.BufferTime))
+	until := past()
+	if !now && !s.uploaded.Load() {
+		until = time.Now().Add(s.srv.opts.Limits.BufferTime)
+	}
+	readUntil(s.conn, until)
+	if s.up != nil && !s.uploaded.Load() {
+		writeUntil(s.up.conn, until) // it may have answered and read no more
 	}
 	<-s.uploading
 	s.uploading = nil
