@@ -118,9 +118,12 @@ func (w *world) checkCall(n *node, c txn.Call) {
 	case (c.Op == txn.Commit || c.Op == txn.Undo || c.Op == txn.Tell) && !st.Decided():
 		w.fail("L1", "%s of %s leaves before its decision is durable", c.Op, name(c.Tx, c.Branch))
 	}
+	if b := st.Find(c.Branch); b != nil && (c.Op == txn.Commit && !b.Stands || c.Op == txn.Undo && !b.Undone) {
+		w.fail("L5", "%s of %s leaves, and the decision does not name it", c.Op, name(c.Tx, c.Branch))
+	}
 	w.checkHalt(c.Tx, n.journal.records(c.Tx, false), c.Branch, c.Op)
 	for _, f := range w.flights[name(c.Tx, c.Branch)] {
-		if c.Op == txn.Undo && w.now.Before(f.until) && f.life == n.side.lives {
+		if c.Op == txn.Undo && w.now.Before(f.until) && f.life == n.memory() {
 			w.fail("flight", "undo of %s leaves while its forward call is neither answered nor over its time", name(c.Tx, c.Branch))
 		}
 	}
@@ -178,6 +181,9 @@ func (w *world) conflicting(ctx context.Context, to *node, id txn.ID, e txn.Enli
 // judge looks at the world when everything has ended.
 func (w *world) judge() {
 	for _, n := range w.nodes {
+		if !n.side.open() {
+			w.fail("L7", "the sidecar of %s does not open its ports", n.place)
+		}
 		for _, st := range n.driver.states() {
 			w.fail("L7", "%s is still %s: %s", st.Spec.ID, st.Phase, summary(&st))
 		}

@@ -36,6 +36,9 @@ func (w *world) client(i int) {
 	if w.habit(0.05) {
 		r.fields.set(interceptor.HeaderContext, "1.forged.x.-.zz.mac") // from outside of the mesh
 	}
+	if w.habit(0.3) {
+		r.fields.set("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01") // one trace for many requests
+	}
 	w.asks = append(w.asks, q)
 	to := w.replicas("front")[w.rng.IntN(2)] // a key is known to one replica: see the guarantees
 	w.spawn(&w.people, func(a *actor) {

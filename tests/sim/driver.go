@@ -26,7 +26,9 @@ type driver struct {
 	alarm   uint64
 	moved   []txn.ID // since the last comparison of state and journal
 	flying  map[flight]bool
-	opening bool
+	opening bool // what was loaded is not durable yet
+	broken  bool // an append failed: events are refused until the journal was read anew
+	loads   int
 }
 
 // reply is what a Do or a Wait comes back with.
@@ -60,6 +62,7 @@ func (d *driver) load() {
 		}
 	}
 	d.opening = true
+	d.loads++
 	d.shard.Load(d.n.w.now, es)
 	d.moved = d.shard.IDs()
 	d.flush()
@@ -79,11 +82,17 @@ func (d *driver) states() []txn.State {
 func (d *driver) Do(_ context.Context, id txn.ID, e txn.Event) (txn.State, error) {
 	w := d.n.w
 	_, begin := e.(txn.Begin)
+	if d.broken || d.opening {
+		return txn.State{}, engine.ErrUnavailable
+	}
 	if rs := d.n.journal.records(id, false); !d.shard.Has(id) && (len(rs) > 0 || !begin) {
-		if len(rs) == 0 {
-			return txn.State{}, fmt.Errorf("transaction %s: %w", id, txn.ErrUnknown)
-		}
 		m := txn.Restore(rs)
+		switch {
+		case len(rs) == 0:
+			return txn.State{}, fmt.Errorf("transaction %s: %w", id, txn.ErrUnknown)
+		case !m.Phase().Done():
+			return txn.State{}, engine.ErrElsewhere
+		}
 		_, err := m.Step(w.now, e)
 		return m.State(), err
 	}
@@ -100,7 +109,7 @@ func (d *driver) Do(_ context.Context, id txn.ID, e txn.Event) (txn.State, error
 
 // Post feeds one event and does not wait.
 func (d *driver) Post(id txn.ID, e txn.Event) {
-	if d.shard.Has(id) {
+	if !d.broken && d.shard.Has(id) {
 		// What is refused here is refused to nobody: see engine.Engine.Post.
 		_, _ = d.step(id, e)
 		d.flush()
@@ -138,6 +147,9 @@ func (d *driver) look(id txn.ID) {
 // Wait returns as soon as the predicate holds. Whoever gives a context with a deadline waits for replyMax.
 func (d *driver) Wait(ctx context.Context, id txn.ID, until func(txn.State) bool) (txn.State, error) {
 	w := d.n.w
+	if d.broken || d.opening {
+		return txn.State{}, engine.ErrUnavailable
+	}
 	if !d.shard.Has(id) {
 		st, err := d.ended(id)
 		if err == nil && !until(st) {
@@ -193,6 +205,7 @@ func (d *driver) flush() {
 		d.n.w.fail("L7", "a machine broke: %v", rd.Broken[0])
 	}
 	if len(rd.Entries) == 0 && !rd.Sync {
+		d.open()
 		d.act(rd, replies)
 		return
 	}
@@ -205,6 +218,10 @@ func (d *driver) flush() {
 
 func (d *driver) append(rd engine.Ready, replies []*reply) {
 	w := d.n.w
+	if w.chance(0.002) {
+		d.failed(rd, replies)
+		return
+	}
 	d.n.journal.append(rd.Entries)
 	for _, e := range rd.Entries {
 		w.logf("%s: journal %s %s", d.n.place, e.Tx, describeRecord(e.Record))
@@ -222,12 +239,40 @@ func (d *driver) append(rd engine.Ready, replies []*reply) {
 	}
 	d.busy = false
 	d.shard.Appended(rd)
+	d.open()
+	d.act(rd, replies)
+	d.flush()
+}
+
+// open takes events from now on, if they were not taken before.
+func (d *driver) open() {
 	if d.opening {
 		d.opening = false
 		d.n.listen()
 	}
-	d.act(rd, replies)
-	d.flush()
+}
+
+// failed is the answer to an append that failed (L14): whether its entries will be found is unknown, so the machines are
+// dropped, everybody who waits is told, and the journal is read anew.
+func (d *driver) failed(rd engine.Ready, replies []*reply) {
+	w := d.n.w
+	w.logf("%s: append fails", d.n.place)
+	w.counts["append failed"]++
+	if w.rng.IntN(2) == 0 {
+		d.n.journal.append(rd.Entries)
+	}
+	w.forgetLost(d.n)
+	for _, r := range slices.Concat(replies, d.replies, d.waiting) {
+		r.state, r.err = txn.State{}, engine.ErrUnavailable
+		w.fire(&r.signal)
+	}
+	d.replies, d.waiting, d.moved, d.flying = nil, nil, nil, map[flight]bool{}
+	d.shard = engine.NewShard(engine.Limits{})
+	d.broken = true
+	w.in(&d.n.side.process, w.between(50*time.Millisecond, time.Second), func() {
+		d.busy, d.broken = false, false
+		d.load()
+	})
 }
 
 // act does what had to wait for the append.
@@ -240,7 +285,8 @@ func (d *driver) act(rd engine.Ready, replies []*reply) {
 		}
 		d.flying[f] = true
 		w.checkCall(d.n, c)
-		w.spawn(&d.n.side.process, func(a *actor) { d.call(f, c) })
+		load := d.loads
+		w.spawn(&d.n.side.process, func(*actor) { d.call(f, c, load) })
 	}
 	for _, r := range replies {
 		w.fire(&r.signal)
@@ -252,13 +298,20 @@ func (d *driver) act(rd engine.Ready, replies []*reply) {
 }
 
 // call makes one call and answers it once.
-func (d *driver) call(f flight, c txn.Call) {
+//
+// An answer to machines that were dropped meanwhile counts only if it says that the op is done: see engine.loop.returned.
+func (d *driver) call(f flight, c txn.Call, load int) {
 	w := d.n.w
 	w.point(d.n, sidecar)
 	out, result, cause := w.perform(d.n, c)
 	w.logf("%s: %s of %s answered %s %s", d.n.place, c.Op, name(c.Tx, c.Branch), out, cause)
 	w.point(d.n, sidecar)
-	delete(d.flying, f)
+	if load != d.loads && out != txn.OK {
+		return
+	}
+	if load == d.loads {
+		delete(d.flying, f)
+	}
 	d.Post(c.Tx, txn.Returned{Branch: c.Branch, Op: c.Op, Outcome: out, Result: result, Cause: cause})
 }
 

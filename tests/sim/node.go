@@ -77,11 +77,17 @@ func (n *node) boot() {
 // listen opens the ports, after the first append of this life.
 func (n *node) listen() {
 	n.rows.flush(len(n.rows.pending)) // one store: that append made them durable too
+	if n.side.listening {
+		return // the append that failed has killed nobody
+	}
 	if err := n.gate.Restore(context.Background(), n.driver.states()); err != nil {
 		panic(err)
 	}
 	n.side.listening = true
 }
+
+// memory changes whenever the machines of this sidecar are made anew from the journal: flights are forgotten then.
+func (n *node) memory() int { return n.side.lives<<16 + n.driver.loads }
 
 func (n *node) newID() txn.ID {
 	n.ids++

@@ -138,6 +138,7 @@ func (n *node) serveRoot(a *actor, r *request) *response {
 	if own != nil && res.status < 500 && res.status >= 400 {
 		own.standing = false // who says no takes back what it wrote itself
 	}
+	u.over = true
 	return res
 }
 

@@ -21,8 +21,13 @@ type branches struct{ n *node }
 
 // Enlist has a branch journaled at its owner.
 func (b branches) Enlist(ctx context.Context, id txn.ID, e txn.Enlist) (interceptor.Placed, error) {
-	w, owner := b.n.w, b.n.w.ownerOf(id)
-	f := flying{until: w.now.Add(callTimeout), life: owner.side.lives}
+	w := b.n.w
+	if interceptor.OwnerOf(id) == "" {
+		w.fail("join", "a call was to be enlisted in %q, which is no transaction", id)
+		return interceptor.Placed{}, txn.ErrUnknown
+	}
+	owner := w.ownerOf(id)
+	f := flying{until: w.now.Add(callTimeout), life: owner.memory()}
 	p, err := b.n.relay.Enlist(ctx, id, e)
 	w.point(b.n, sidecar)
 	if n := name(id, p.Branch); err == nil && e.Calling {

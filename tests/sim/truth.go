@@ -94,12 +94,21 @@ func (w *world) arrived(n *node, r *request) *deed {
 		w.fail("L2", "%s call of %s reached the application, and no branch that can undo it is durable", op, branch)
 	case b.Ops[txn.Undo] == nil && b.Ops[txn.Commit] == nil && kindOf(r.path) != "fire":
 		w.fail("L2", "forward call of %s reached the application, and its branch has neither undo nor commit", branch)
+	case d != nil && d.run != nil && d.run.tx != id && d.trace && w.hasEnded(d.run) && w.runs[id] != nil:
+		// Under one trace, requests in flight go before those that were answered: see interceptor.joins.find.
+		w.counts["joined another: a late call under a shared trace"]++
+		d.run = w.runs[id]
 	case d != nil && d.run != nil && d.run.tx != id:
 		w.fail("join", "a call made for %s joined %s", d.run.tx, id)
 	case op == interceptor.OpDeliver:
 		w.opArrived(n, r)
 	}
 	return d
+}
+
+// hasEnded reports whether the sidecar no longer serves a root request, though its application may still work on it.
+func (w *world) hasEnded(u *run) bool {
+	return u.over || u.node.side.lives != u.life || w.now.Sub(u.since) >= rootTimeout
 }
 
 // untagged is a call that no transaction undoes. There must be a reason for it.
@@ -127,7 +136,7 @@ func (w *world) untagged(n *node, r *request) {
 
 // lands notes that a forward call is over; where an application repeated it, the oldest that its owner still awaits.
 func (w *world) lands(id txn.ID, b string) {
-	life := w.ownerOf(id).side.lives
+	life := w.ownerOf(id).memory()
 	fs := slices.DeleteFunc(w.flights[name(id, b)], func(f flying) bool { return f.life != life || !w.now.Before(f.until) })
 	w.flights[name(id, b)] = fs[min(1, len(fs)):]
 }
