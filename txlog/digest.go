@@ -36,7 +36,9 @@ func (d *Digest) Apply(e Entry) {
 		s.Mode, s.Name, s.Begun, d.Key = r.Spec.Mode, r.Spec.Name, e.At.UTC().Round(0), r.Spec.Key
 		s.Branches = len(r.Spec.Branches)
 	case txn.Enlisted:
-		if !r.Again {
+		if r.Again { // its forward is unanswered anew
+			delete(d.halted, halt{r.Branch.ID, txn.Forward})
+		} else {
 			s.Branches++
 		}
 	case txn.Left:
@@ -48,7 +50,9 @@ func (d *Digest) Apply(e Entry) {
 		if d.halted == nil {
 			d.halted = make(map[halt]struct{})
 		}
-		d.halted[halt{r.Branch, r.Op}] = struct{}{}
+		if r.Branch != "" { // the initiator and the listeners make stuck, and any act of an operator ends that
+			d.halted[halt{r.Branch, r.Op}] = struct{}{}
+		}
 		s.Phase = txn.Stuck
 	case txn.Forced:
 		delete(d.halted, halt{r.Branch, r.Op})
