@@ -111,7 +111,7 @@ func (n *node) serveForward(a *actor, r *request) *response {
 	res := n.work(a, r, d)
 	switch {
 	case k.res != nil: // kept with the effect
-	case res.status >= 500:
+	case res.status >= 500, res.status >= 400 && kind == "mail":
 		delete(n.store.kept, key) // nothing happened
 	default:
 		k.res = res.copy()

@@ -313,6 +313,14 @@ func (d *driver) call(f flight, c txn.Call, load int) {
 		delete(d.flying, f)
 	}
 	d.Post(c.Tx, txn.Returned{Branch: c.Branch, Op: c.Op, Outcome: out, Result: result, Cause: cause})
+	if !w.chance(0.03) || w.driven[c.Tx] != nil {
+		return
+	}
+	// The network repeated the call, and this answer comes as well: done is a fact whoever asked.
+	w.cur.sleep(w.between(time.Millisecond, 2*time.Second))
+	if out, result, cause = w.perform(d.n, c); out == txn.OK {
+		d.Post(c.Tx, txn.Returned{Branch: c.Branch, Op: c.Op, Outcome: out, Result: result, Cause: cause})
+	}
 }
 
 // arm sets the one alarm clock.

@@ -38,8 +38,11 @@ func (b branches) Enlist(ctx context.Context, id txn.ID, e txn.Enlist) (intercep
 
 // Returned reports what a call answered.
 func (b branches) Returned(ctx context.Context, id txn.ID, e txn.Returned, durable bool) error {
-	b.n.w.lands(id, e.Branch)
-	b.n.w.point(b.n, sidecar)
+	w := b.n.w
+	w.lands(id, e.Branch)
+	w.point(b.n, sidecar)
+	w.reports[w.cur] = new(int)
+	defer delete(w.reports, w.cur)
 	return b.n.relay.Returned(ctx, id, e, durable)
 }
 
@@ -73,8 +76,13 @@ func (t wire) Enlist(ctx context.Context, owner string, id txn.ID, e txn.Enlist,
 // Returned relays an answer to the owner.
 func (t wire) Returned(ctx context.Context, owner string, id txn.ID, e txn.Returned, durable bool) error {
 	w := t.n.w
-	to := w.byOwner(owner)
+	to, told := w.byOwner(owner), w.reports[w.cur]
 	got, err := w.carry(w.cur, link{twice: final(e)}, &to.side, peerTimeout, func(*actor) any {
+		if *told++; *told > 1 && len(w.flights[name(id, e.Branch)]) > 0 {
+			// A report names no call, so a repeat of it is taken for the answer of the call after it.
+			w.counts["landed by the repeated report of an earlier call"]++
+			w.lands(id, e.Branch)
+		}
 		return enlisted{err: to.relay.Returned(ctx, id, e, durable)}
 	})
 	if err != nil {

@@ -25,6 +25,7 @@ type truth struct {
 	placedAt map[string]uint64 // when the owner was first told of a branch
 	askedAt  map[enlistKey]uint64
 	flights  map[string][]flying // forward calls on their way, by branch
+	reports  map[*actor]*int     // how often the owner was told of the answer that this actor reports
 	byKey    map[enlistKey]string
 }
 
@@ -49,7 +50,7 @@ func newTruth() truth {
 	return truth{runs: map[txn.ID]*run{}, deeds: map[string]*deed{}, seen: map[txn.ID]seen{}, over: map[string]string{},
 		retried: map[string]bool{}, mended: map[string]bool{}, answered: map[string]uint64{}, placedAt: map[string]uint64{},
 		askedAt: map[enlistKey]uint64{}, byKey: map[enlistKey]string{},
-		flights: map[string][]flying{}}
+		flights: map[string][]flying{}, reports: map[*actor]*int{}}
 }
 
 // began notes that an application serves a root request.
