@@ -10,6 +10,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -19,6 +20,8 @@ func main() {
 	flag.StringVar(&o.sidecar, "sidecar", "bin/txmesh-sidecar", "the program to measure")
 	flag.IntVar(&o.rounds, "rounds", 8, "turns of each side")
 	flag.IntVar(&o.calls, "calls", 150, "calls of a turn")
+	flag.StringVar(&o.only, "only", "", "measure only the paths whose name has this in it")
+	flag.StringVar(&o.traced, "trace", "", "keep strace's output of the last path in this file")
 	flag.IntVar(&o.rate, "rate", 1000, "two-branch transactions a second, for the memory; 0: leave that out")
 	flag.DurationVar(&o.load, "for", 20*time.Second, "length of that load")
 	flag.Parse()
@@ -30,6 +33,7 @@ func main() {
 
 type options struct {
 	dir, sidecar  string
+	only, traced  string
 	rounds, calls int
 	rate          int
 	load          time.Duration
@@ -67,6 +71,9 @@ func (b *bench) latencies() error {
 	fmt.Println("| what | untagged p50 | p99 | tagged p50 | p99 | added p50 | p99 | one fsync p50 | p99 | synced appends, metric | sync calls, counted | bound of the added p50 | |")
 	fmt.Println("|---|---|---|---|---|---|---|---|---|---|---|---|---|")
 	for _, p := range b.paths() {
+		if !strings.Contains(p.name, b.only) {
+			continue
+		}
 		r, err := b.measure(p)
 		if err != nil {
 			return fmt.Errorf("%s: %w", p.name, err)

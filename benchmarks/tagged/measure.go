@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -83,7 +85,7 @@ func (b *bench) serve(w http.ResponseWriter, r *http.Request) {
 
 // call makes one request that must succeed, and says how long it took.
 func (b *bench) call(url string, header ...string) (time.Duration, error) {
-	req, err := http.NewRequest(http.MethodPost, url, strings.NewReader(`{"amount":30}`))
+	req, err := http.NewRequestWithContext(context.Background(), http.MethodPost, url, strings.NewReader(`{"amount":30}`))
 	if err != nil {
 		return 0, err
 	}
@@ -231,8 +233,8 @@ func (b *bench) trace() (stop func() int) {
 	if err != nil {
 		return func() int { return -1 }
 	}
-	out := filepath.Join(b.dir, "strace")
-	c := exec.Command(path, "-f", "-e", "trace=fsync,fdatasync,msync,sync_file_range", "-o", out, "-p", fmt.Sprint(b.a.cmd.Process.Pid),
+	out := cmp.Or(b.traced, filepath.Join(b.dir, "strace"))
+	c := exec.CommandContext(context.Background(), path, "-f", "-y", "-ttt", "-e", "trace=fsync,fdatasync,msync,sync_file_range", "-o", out, "-p", fmt.Sprint(b.a.cmd.Process.Pid),
 		"-p", fmt.Sprint(b.b.cmd.Process.Pid))
 	if err := c.Start(); err != nil {
 		return func() int { return -1 }

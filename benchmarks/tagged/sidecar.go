@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -59,7 +60,7 @@ func startSidecar(o options, name, app string, more ...string) (*sidecar, error)
 	args := []string{"--service", "bench/" + name, "--app", app, "--inbound", zero, "--outbound", "off", "--api", zero, "--peer", zero,
 		"--policies", filepath.Join(o.dir, "policy.yaml"), "--data-dir", filepath.Join(o.dir, name), "--mesh-secret-file",
 		filepath.Join(o.dir, "secret"), "--token-file", filepath.Join(o.dir, "secret"), "--grace-period", "1s", "--log-level", "error"}
-	s := &sidecar{cmd: exec.Command(o.sidecar, append(args, more...)...)}
+	s := &sidecar{cmd: exec.CommandContext(context.Background(), o.sidecar, append(args, more...)...)}
 	s.cmd.Stderr = os.Stderr
 	out, err := s.cmd.StdoutPipe()
 	if err != nil {
@@ -119,12 +120,7 @@ func (s *sidecar) synced() (float64, error) {
 }
 
 func (s *sidecar) metric(name string) (float64, error) {
-	res, err := http.Get("http://" + s.API + "/metrics")
-	if err != nil {
-		return 0, err
-	}
-	defer res.Body.Close()
-	text, err := io.ReadAll(res.Body)
+	text, err := s.api(http.MethodGet, "/metrics", "")
 	if err != nil {
 		return 0, err
 	}
@@ -152,7 +148,7 @@ func (s *sidecar) commit(id string) error {
 }
 
 func (s *sidecar) api(method, path, body string) ([]byte, error) {
-	req, err := http.NewRequest(method, "http://"+s.API+path, strings.NewReader(body))
+	req, err := http.NewRequestWithContext(context.Background(), method, "http://"+s.API+path, strings.NewReader(body))
 	if err != nil {
 		return nil, err
 	}

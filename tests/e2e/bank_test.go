@@ -1,11 +1,9 @@
 package e2e
 
 import (
-	"cmp"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"testing"
 )
 
@@ -97,14 +95,4 @@ func (b book) sum() int64 {
 		sum += v
 	}
 	return sum
-}
-
-// transfers are all that left a trace.
-func (b book) transfers() []string {
-	var out []string
-	for id := range b.times {
-		out = append(out, id)
-	}
-	slices.SortFunc(out, cmp.Compare[string])
-	return out
 }

@@ -45,16 +45,16 @@ func newStorm(t *testing.T) storm {
 
 // promise is what a client was told of one transfer.
 type promise struct {
-	id             string
-	from, to       string
-	amount         int64
-	refusable      bool // an account is closed or empty
-	first, second  reply
-	firstErr, err  error
-	answered       bool // one of the two answers is final
-	committed      bool // ... and says so
-	tries          int  // of the second request, until the port was back
-	firstMs, sinks time.Duration
+	id            string
+	from, to      string
+	amount        int64
+	refusable     bool // an account is closed or empty
+	first, second reply
+	firstErr, err error
+	answered      bool          // one of the two answers is final
+	committed     bool          // ... and says so
+	tries         int           // of the second request, until the port was back
+	took          time.Duration // the first request
 }
 
 // final reads an answer: the application's 201, or anything that says that the transaction is or will be aborted.
@@ -143,7 +143,7 @@ func (c *chaos) client(i int) {
 func (c *chaos) transfer(p *promise) {
 	started := time.Now()
 	p.first, p.firstErr = c.send(p)
-	p.firstMs = time.Since(started)
+	p.took = time.Since(started)
 	// The repeat is one request that arrives: one that finds the port closed, or the first one still being served, is
 	// made again after the time that the answer names.
 	deadline := time.Now().Add(30 * time.Second)
@@ -209,18 +209,35 @@ func (c *chaos) kill() {
 		plan = append(plan, round...)
 	}
 	mean := c.lasts / time.Duration(len(plan)+1)
-	for i, v := range plan {
+	for i := 0; i < len(plan); {
 		at := c.began.Add(time.Duration(i)*mean + time.Duration(random.Int64N(int64(mean))))
 		<-time.After(time.Until(at))
-		dead := time.Now()
-		v.p.kill()
-		if err := v.again(); err != nil {
+		together := plan[i : i+1]
+		if random.IntN(4) == 0 && i+1 < len(plan) && plan[i+1].p != plan[i].p {
+			together = plan[i : i+2] // both are down at once
+		}
+		if err := c.strike(together); err != nil {
 			c.fail(err)
 			return
+		}
+		i += len(together)
+	}
+}
+
+// strike kills processes and starts them again.
+func (c *chaos) strike(together []victim) error {
+	dead := time.Now()
+	for _, v := range together {
+		v.p.kill()
+	}
+	for _, v := range together {
+		if err := v.again(); err != nil {
+			return err
 		}
 		c.killed[v.p.name]++
 		c.down[v.p.name] = max(c.down[v.p.name], time.Since(dead))
 	}
+	return nil
 }
 
 // settled waits until no sidecar has a transaction open, 30 s after the faults at the latest.
@@ -254,7 +271,9 @@ func (c *chaos) check(before int64) {
 	tally := map[string]int{}
 	statuses := map[string]int{}
 	lost := 0
+	var slowest time.Duration
 	for _, p := range c.made {
+		slowest = max(slowest, p.took)
 		statuses[fmt.Sprintf("first %s", sketch(p.first, p.firstErr))]++
 		statuses[fmt.Sprintf("second %s", sketch(p.second, p.err))]++
 		applied := accounts.net[p.id] == -p.amount && savings.net[p.id] == p.amount
@@ -292,6 +311,7 @@ func (c *chaos) check(before int64) {
 		tally["in all"]++
 	}
 	c.figures(tally, statuses, lost)
+	t.Logf("the slowest first answer took %v", slowest.Round(time.Millisecond))
 	if part := float64(tally["committed"]) / float64(tally["in all"]); part < c.committing {
 		t.Errorf("%.1f %% of the transfers committed, want at least %.0f %%", part*100, c.committing*100)
 	}

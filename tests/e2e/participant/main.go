@@ -4,6 +4,8 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -238,7 +240,8 @@ func (s *service) call(in *http.Request, c call) heard {
 	if err != nil {
 		return heard{Status: 500, Body: err.Error()}
 	}
-	out, err := http.NewRequest(c.Method, c.URL, strings.NewReader(string(body)))
+	// A client that goes away does not stop the call.
+	out, err := http.NewRequestWithContext(context.WithoutCancel(in.Context()), c.Method, c.URL, bytes.NewReader(body))
 	if err != nil {
 		return heard{Status: 500, Body: err.Error()}
 	}
