@@ -68,6 +68,9 @@ func (d *driver) load() {
 	d.flush()
 }
 
+// takes reports whether events are taken at present.
+func (d *driver) takes() bool { return !d.broken && !d.opening }
+
 func (d *driver) states() []txn.State {
 	var all []txn.State
 	for _, id := range d.shard.IDs() {
@@ -82,7 +85,7 @@ func (d *driver) states() []txn.State {
 func (d *driver) Do(_ context.Context, id txn.ID, e txn.Event) (txn.State, error) {
 	w := d.n.w
 	_, begin := e.(txn.Begin)
-	if d.broken || d.opening {
+	if !d.takes() {
 		return txn.State{}, engine.ErrUnavailable
 	}
 	if rs := d.n.journal.records(id, false); !d.shard.Has(id) && (len(rs) > 0 || !begin) {
@@ -109,7 +112,7 @@ func (d *driver) Do(_ context.Context, id txn.ID, e txn.Event) (txn.State, error
 
 // Post feeds one event and does not wait.
 func (d *driver) Post(id txn.ID, e txn.Event) {
-	if !d.broken && d.shard.Has(id) {
+	if d.takes() && d.shard.Has(id) {
 		// What is refused here is refused to nobody: see engine.Engine.Post.
 		_, _ = d.step(id, e)
 		d.flush()
@@ -147,7 +150,7 @@ func (d *driver) look(id txn.ID) {
 // Wait returns as soon as the predicate holds. Whoever gives a context with a deadline waits for replyMax.
 func (d *driver) Wait(ctx context.Context, id txn.ID, until func(txn.State) bool) (txn.State, error) {
 	w := d.n.w
-	if d.broken || d.opening {
+	if !d.takes() {
 		return txn.State{}, engine.ErrUnavailable
 	}
 	if !d.shard.Has(id) {

@@ -218,7 +218,9 @@ type local struct{ n *node }
 
 // Do feeds one event and waits.
 func (l local) Do(ctx context.Context, id txn.ID, e txn.Event) (txn.State, error) {
-	l.n.w.toldOwner(id, e)
+	if l.n.driver.takes() {
+		l.n.w.toldOwner(id, e)
+	}
 	st, err := l.n.driver.Do(ctx, id, e)
 	if x, ok := e.(txn.Enlist); ok && err == nil {
 		l.n.w.placed(id, x, st)
@@ -228,7 +230,9 @@ func (l local) Do(ctx context.Context, id txn.ID, e txn.Event) (txn.State, error
 
 // Post feeds one event.
 func (l local) Post(id txn.ID, e txn.Event) {
-	l.n.w.toldOwner(id, e)
+	if l.n.driver.takes() {
+		l.n.w.toldOwner(id, e)
+	}
 	l.n.driver.Post(id, e)
 }
 
