@@ -400,3 +400,22 @@ func TestShutdownCutsWhatLasts(t *testing.T) {
 		t.Errorf("After got %q", got)
 	}
 }
+
+func TestShutdownCutsTunnels(t *testing.T) {
+	ended := make(chan struct{})
+	up := upstreamServer(t, func(conn net.Conn) {
+		drain(conn)
+		close(ended)
+	})
+	p, err := NewForward(Options{}, nil)
+	c := dial(t, start(t, p, err))
+	c.send("CONNECT " + up + " HTTP/1.1\r\nHost: " + up + "\r\n\r\n")
+	c.want("HTTP/1.1 200 Connection Established\r\n\r\n")
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := p.Shutdown(ctx); err == nil || err.Error() != "shut down: 1 connections cut: context canceled" {
+		t.Errorf("Shutdown: %v", err)
+	}
+	<-ended
+	c.rest()
+}

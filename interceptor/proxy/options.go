@@ -36,7 +36,7 @@ type Options struct {
 type Limits struct {
 	HeaderBytes  int           // of a request or response head; 32 KiB
 	HeaderFields int           // in one head; 256
-	BodyBytes    int64         // of a request; 0: no limit
+	BodyBytes    int64         // of a request, as on the wire; 0: no limit
 	Conns        int           // from clients, at a time; 10000
 	HeaderTime   time.Duration // from the first byte of a request head to its last; 10 s
 	BufferTime   time.Duration // of a read of the Gate from a request body; of a body whose answer is complete; 30 s
