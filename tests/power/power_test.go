@@ -52,6 +52,7 @@ func cutPower(t *testing.T, unsync bool) (lost int) {
 		if err := l.Read(c.Out, worstMoment(t, &l, dir, 2500+rng.IntN(1000))); err != nil {
 			t.Fatal(err)
 		}
+		l.Cut()
 		if err := d.cut(); err != nil {
 			t.Fatal(err)
 		}

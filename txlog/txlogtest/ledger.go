@@ -21,6 +21,7 @@ type Ledger struct {
 	asked    map[string]int // number of notes when a sync was asked for
 	durable  int            // so many notes are durable, by the last sync that was acknowledged
 	finishes map[string]bool
+	cut      bool
 	Lines    int
 	Syncs    int
 }
@@ -30,7 +31,14 @@ type note struct {
 	id   string
 	n    int // entries of each twin; 0: it is a row
 	sync bool
+	late bool // read after Cut
 }
+
+// Cut says that the power is about to be cut: what is read from now on may be found and need not. A process that
+// outlives its disk can be told that a sync succeeded when nothing was written: the file system's shutdown lets the
+// conversion of fresh extents fail without an error for the fdatasync that waits for it. Where power fails nobody is
+// left to be told.
+func (l *Ledger) Cut() { l.cut = true }
 
 // Read takes lines until the reader ends or stop, called after each, says so. A last line without an end is left
 // out.
@@ -65,7 +73,9 @@ func (l *Ledger) add(f []string) error {
 		return nil
 	case len(f) >= 3 && f[0] == "<":
 		l.Syncs++
-		l.durable = max(l.durable, l.asked[f[1]])
+		if !l.cut {
+			l.durable = max(l.durable, l.asked[f[1]])
+		}
 		delete(l.asked, f[1])
 		return l.note(f[2:], true)
 	default:
@@ -76,10 +86,10 @@ func (l *Ledger) add(f []string) error {
 func (l *Ledger) note(f []string, sync bool) error {
 	switch {
 	case len(f) == 2 && f[0] == "r":
-		l.notes = append(l.notes, note{id: f[1], sync: sync})
+		l.notes = append(l.notes, note{id: f[1], sync: sync, late: l.cut})
 		return nil
 	case len(f) == 3 && f[0] == "+":
-		n := note{id: f[1], sync: sync}
+		n := note{id: f[1], sync: sync, late: l.cut}
 		_, err := fmt.Sscan(f[2], &n.n)
 		l.notes = append(l.notes, n)
 		return err
@@ -125,7 +135,7 @@ func (l *Ledger) Check(ctx context.Context, s txlog.Store, all bool) (Found, err
 func (l *Ledger) required(all bool) (entries map[string]int, rows map[string]bool) {
 	entries, rows = map[string]int{}, map[string]bool{}
 	for i, n := range l.notes {
-		must := all || n.sync || i < l.durable
+		must := all || !n.late && (n.sync || i < l.durable)
 		switch {
 		case n.n > 0 && must:
 			entries[n.id] = max(entries[n.id], n.n)
