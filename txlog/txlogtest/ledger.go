@@ -34,10 +34,9 @@ type note struct {
 	late bool // read after Cut
 }
 
-// Cut says that the power is about to be cut: what is read from now on may be found and need not. A process that
-// outlives its disk can be told that a sync succeeded when nothing was written: the file system's shutdown lets the
-// conversion of fresh extents fail without an error for the fdatasync that waits for it. Where power fails nobody is
-// left to be told.
+// Cut says that the power is about to be cut: what is read from now on may be found and need not. A process outlives
+// its disk here for a moment, and a sync that is under way during the shutdown call may answer it success, or so two
+// losses in one run suggest; that is a presumption. Where power fails nobody is left to be told.
 func (l *Ledger) Cut() { l.cut = true }
 
 // Read takes lines until the reader ends or stop, called after each, says so. A last line without an end is left
