@@ -35,7 +35,7 @@ func (g *Gate) outbound(ctx context.Context, p Port, r Request) Verdict {
 			return Verdict{Answer: problem(CodeBadHeader, err.Error(), "")}
 		}
 		strip(r)
-		return g.root(ctx, r, start)
+		return g.root(ctx, r, start, set.Names(p.Service, r.Host()))
 	}
 	switch {
 	case rule != nil && rule.Shadow:
@@ -173,15 +173,18 @@ func (g *Gate) branch(ctx context.Context, p Port, r Request, rule *policies.Cal
 			{HeaderID, string(j.context.ID)}, {HeaderBranch, name}}}}
 	}
 	t := &Ticket{Timeout: b.Timeout, Outlive: true}
+	// The first Enlist settled the home, which may not be what this one proposed.
+	x := &branchExchange{branch: placed.Branch, rule: rule, request: msg, durable: keepsAnswer(rule, placed.Home),
+		context: Context{ID: j.context.ID, Parent: placed.Branch, Expires: j.context.Expires}}
 	if placed.Home != "" {
 		endpoint, known := g.Peers.EndpointOf(placed.Home)
 		if !known {
-			return Verdict{Answer: problem(CodeOwner, "branch "+name+" lives at sidecar "+placed.Home+", which is not known at present", j.context.ID)}
+			err := errors.New("branch " + name + " lives at sidecar " + placed.Home + ", which is not known at present")
+			x.after(ctx, g, nil, err) // the call does not leave: nobody must wait for its answer
+			return Verdict{Answer: problem(CodeOwner, err.Error(), j.context.ID)}
 		}
 		t.Endpoint = endpoint
 	}
-	x := &branchExchange{branch: placed.Branch, rule: rule, request: msg, durable: b.KeepAnswer,
-		context: Context{ID: j.context.ID, Parent: placed.Branch, Expires: j.context.Expires}}
 	t.Hold = x.durable || reads.ResponseBody
 	t.state = x
 	g.dress(r, x.context, name, placed.Home)
@@ -230,7 +233,7 @@ func (g *Gate) newBranch(p Port, r Request, rule *policies.Call, msg *policies.M
 		b.Key = g.enlistKey()
 	}
 	note := BranchNote{Document: rule.Document, Rule: rule.Name, Service: p.Service, Values: values,
-		Deadline: j.context.Expires}
+		Deadline: j.context.expiry()}
 	if p.Service == "" {
 		note.Host = r.Host()
 	}
@@ -246,8 +249,13 @@ func (g *Gate) newBranch(p Port, r Request, rule *policies.Call, msg *policies.M
 		b.Home, _ = g.Peers.HomeOf(p.Endpoint)
 	}
 	b.Unanswered, b.Ops[txn.Ask] = unanswered(rule, b)
-	b.KeepAnswer = b.Home == "" && (rule.ReadsAnswer(txn.Undo) || rule.ReadsAnswer(txn.Commit))
+	b.KeepAnswer = keepsAnswer(rule, b.Home)
 	return b, nil
+}
+
+// keepsAnswer reports whether only the owner keeps an answer that later ops read.
+func keepsAnswer(rule *policies.Call, home string) bool {
+	return home == "" && (rule.ReadsAnswer(txn.Undo) || rule.ReadsAnswer(txn.Commit))
 }
 
 // unanswered says what to do when the outcome of the call is not known: the home knows, or the policy's query finds
@@ -355,6 +363,10 @@ func (x *branchExchange) after(ctx context.Context, g *Gate, res Response, err e
 }
 
 func (x *branchExchange) judge(g *Gate, res Response, ev *txn.Returned) *Answer {
+	if code := res.Header(HeaderError); code != "" {
+		ev.Outcome, ev.Cause = ofSidecar(Code(code), res.Status())
+		return nil
+	}
 	msg, err := g.responseMessage(res, x.rule.Reads().ResponseBody)
 	if err != nil {
 		ev.Cause = err.Error()
@@ -369,6 +381,16 @@ func (x *branchExchange) judge(g *Gate, res Response, ev *txn.Returned) *Answer 
 		return problem(CodeUnjudgeable, "rule "+x.rule.Name+": "+err.Error(), x.context.ID)
 	}
 	return nil
+}
+
+// ofSidecar judges an answer that a sidecar on the way made itself: no rule of a policy speaks of it, and all that it
+// can say for certain is that the call did not go on.
+func ofSidecar(code Code, status int) (txn.Outcome, string) {
+	out, _ := policies.BuiltinOutcome(txn.Forward, status)
+	if out == txn.OK || code == CodeInProgress {
+		out = txn.Unknown
+	}
+	return out, "a sidecar answered " + strconv.Itoa(status) + " " + string(code)
 }
 
 func (g *Gate) responseMessage(res Response, body bool) (*policies.Message, error) {

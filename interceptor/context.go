@@ -32,6 +32,10 @@ type Context struct {
 	Expires time.Time
 }
 
+// expiry is when the context expires as it travels: in whole seconds, rounded up so that it is never early at a
+// peer. It is the same wherever the context was learned.
+func (c Context) expiry() time.Time { return time.Unix(c.Expires.Add(time.Second-1).Unix(), 0).UTC() }
+
 // Keys signs and verifies contexts with the key that all sidecars of a mesh share.
 type Keys struct{ secret []byte }
 
@@ -52,9 +56,7 @@ func (k *Keys) Sign(c Context) string {
 	} else if n, err := strconv.ParseUint(parent, 10, 32); err == nil {
 		parent = strconv.FormatUint(n, 36)
 	}
-	// Rounded up: a deadline of whole milliseconds must not expire early at a peer.
-	expiry := c.Expires.Add(time.Second - 1).Unix()
-	s := contextVersion + "." + string(c.ID) + "." + parent + "." + strconv.FormatInt(expiry, 36)
+	s := contextVersion + "." + string(c.ID) + "." + parent + "." + strconv.FormatInt(c.expiry().Unix(), 36)
 	return s + "." + k.mac(s)
 }
 

@@ -139,40 +139,46 @@ func (g *Gate) carried(r Request) carried {
 // that this mesh signed; all others are stripped.
 func (g *Gate) inbound(ctx context.Context, p Port, r Request) Verdict {
 	c := g.carried(r)
-	if c.present && !errors.Is(c.err, ErrForged) {
-		if id, n, ok := SplitBranchName(r.Header(HeaderBranch)); ok && id == c.context.ID {
-			switch r.Header(HeaderOp) {
-			case "", OpForward:
-				return g.serveForward(ctx, r, c, n)
-			default:
-				return g.serveOp(r, c)
-			}
-		}
+	c.present = c.present && !errors.Is(c.err, ErrForged)
+	id, n, branched := SplitBranchName(r.Header(HeaderBranch))
+	branched = branched && c.present && id == c.context.ID
+	if op := r.Header(HeaderOp); branched && op != "" && op != OpForward {
+		return g.serveOp(r, c)
 	}
-	start := g.Policies.Current().Start(g.ownTarget(r))
-	if named := r.Header(HeaderStart); named != "" && p.Trusted {
-		var err error
-		if start, err = startNamed(g.Policies.Current(), named); err != nil {
-			return Verdict{Answer: problem(CodeBadHeader, err.Error(), "")}
-		}
+	start, err := g.startOf(p, r)
+	if err != nil {
+		return Verdict{Answer: problem(CodeBadHeader, err.Error(), "")}
 	}
-	if c.present && c.err == nil {
-		switch {
-		case start == nil || start.Nested == policies.NestedJoin || start.Shadow:
-			return g.serveJoined(r, c)
-		case start.Nested == policies.NestedReject:
-			return Verdict{Answer: problem(CodeNested, "start rule "+start.Name+" rejects it", c.context.ID)}
-		}
+	opens := start != nil && !start.Shadow
+	switch {
+	case c.present && opens && start.Nested == policies.NestedReject:
+		return Verdict{Answer: problem(CodeNested, "start rule "+start.Name+" rejects it", c.context.ID)}
+	case branched:
+		return g.serveForward(ctx, r, c, n)
+	case c.present && c.err != nil && c.header:
+		// It was made for a transaction that is over: what it calls would stand outside of it.
+		return Verdict{Answer: refusedContext(c)}
+	case c.present && c.err == nil && (!opens || start.Nested == policies.NestedJoin):
+		strip(r)
+		return g.serveJoined(r, c)
 	}
 	strip(r)
-	if start == nil {
-		return Verdict{}
+	if opens {
+		return g.root(ctx, r, start, true)
 	}
-	if start.Shadow {
+	if start != nil {
 		g.shadowed(start.Name)
-		return Verdict{}
 	}
-	return g.root(ctx, r, start)
+	return Verdict{}
+}
+
+// startOf returns the start rule of an inbound request, or nil. A trusted gateway may name it.
+func (g *Gate) startOf(p Port, r Request) (*policies.Start, error) {
+	set := g.Policies.Current()
+	if named := r.Header(HeaderStart); named != "" && p.Trusted {
+		return startNamed(set, named)
+	}
+	return set.Start(g.ownTarget(r)), nil
 }
 
 func (g *Gate) shadowed(rule string) {
@@ -206,6 +212,7 @@ func (e *joinedExchange) after(_ context.Context, g *Gate, _ Response, _ error) 
 // serveOp passes an engine's call that no barrier is in charge of. What the application calls meanwhile is never a
 // branch, so the context stays outside.
 func (g *Gate) serveOp(r Request, c carried) Verdict {
+	stripUnsigned(r)
 	s := &serving{context: c.context, op: txn.Undo, branch: r.Header(HeaderBranch) + "-" + r.Header(HeaderOp)}
 	r.DelHeader(HeaderContext)
 	setBaggage(r, "")

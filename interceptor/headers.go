@@ -59,6 +59,13 @@ func strip(r Request) {
 	setBaggage(r, "")
 }
 
+// stripUnsigned removes from a call of a branch what no sidecar puts on one.
+func stripUnsigned(r Request) {
+	for _, h := range [...]string{HeaderStart, headerUndo, headerConfirm, headerCancel, headerHold, HeaderStatus} {
+		r.DelHeader(h)
+	}
+}
+
 // rawContext returns the signed context as the request carries it: the header wins over the baggage member.
 func rawContext(r Request) (value string, explicit bool) {
 	if v := r.Header(HeaderContext); v != "" {

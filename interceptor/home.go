@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -97,7 +98,11 @@ type servedExchange struct {
 func (g *Gate) serveForward(ctx context.Context, r Request, c carried, n string) Verdict {
 	home, branch := r.Header(HeaderHome), BranchName(c.context.ID, n)
 	late := c.err != nil
+	stripUnsigned(r)
 	switch {
+	case !isBranchNumber(n):
+		return Verdict{Answer: problem(CodeBadHeader, HeaderBranch+" "+strconv.Quote(r.Header(HeaderBranch))+
+			" does not end in the number of a branch", c.context.ID)}
 	case home == "" && late:
 		return Verdict{Answer: problem(CodeExpired, "it ended at "+c.context.Expires.UTC().Format(time.RFC3339), c.context.ID)}
 	case home == "":
@@ -113,6 +118,12 @@ func (g *Gate) serveForward(ctx context.Context, r Request, c carried, n string)
 		g.leave(branch)
 	}
 	return v
+}
+
+// isBranchNumber reports whether n is a number as owners write it. Rows are kept under it.
+func isBranchNumber(n string) bool {
+	v, err := strconv.ParseUint(n, 10, 32)
+	return err == nil && strconv.FormatUint(v, 10) == n
 }
 
 // guardForward holds the branch. A ticket keeps it until after.
@@ -301,6 +312,9 @@ func (g *Gate) Settle(ctx context.Context, c HomeCall) HomeReply {
 	if err != nil {
 		return HomeReply{Outcome: txn.Unknown, Cause: err.Error()}
 	}
+	if state == barrier.Refused && c.Known == txn.OK && c.Op != txn.Ask {
+		state = barrier.Done // the owner judged the recorded answer by its rule, which goes before the built-in table
+	}
 	return g.settle(ctx, c, r, state)
 }
 
@@ -357,7 +371,7 @@ func recorded(op txn.Op, r row, state barrier.State) HomeReply {
 func (g *Gate) bury(ctx context.Context, c HomeCall, r row, out txn.Outcome, cause string) HomeReply {
 	r.State, r.Request = barrier.Undone, nil
 	if r.Deadline.IsZero() {
-		r.Deadline = c.Deadline
+		r.Deadline = Context{Expires: c.Deadline}.expiry() // no context of the call outlives its row
 	}
 	if err := g.Rows.Save(ctx, c.Branch, r.encode(), true); err != nil {
 		return HomeReply{Outcome: txn.Unknown, Cause: err.Error()}

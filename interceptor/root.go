@@ -43,8 +43,9 @@ func startNamed(set *policies.Set, name string) (*policies.Start, error) {
 	return found, nil
 }
 
-// root opens a transaction for a request that a start rule names, or answers a repeated one from the journal.
-func (g *Gate) root(ctx context.Context, r Request, start *policies.Start) Verdict {
+// root opens a transaction for a request that a start rule names, or answers a repeated one from the journal. The
+// context goes along only if the request stays inside the mesh.
+func (g *Gate) root(ctx context.Context, r Request, start *policies.Start, inside bool) Verdict {
 	if r.Header("upgrade") != "" {
 		return Verdict{Answer: problem(CodeUpgrade, "start rule "+start.Name, "")}
 	}
@@ -76,7 +77,9 @@ func (g *Gate) root(ctx context.Context, r Request, start *policies.Start) Verdi
 	if start.Own != nil {
 		c.Parent = "0"
 	}
-	g.carry(r, c)
+	if inside {
+		g.carry(r, c)
+	}
 	spec.Join = g.traced(r)
 	if _, err := g.Coordinator.Do(ctx, id, txn.Begin{Spec: spec}); err != nil {
 		g.endRoot(key)
