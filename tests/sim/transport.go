@@ -27,11 +27,12 @@ func (b branches) Enlist(ctx context.Context, id txn.ID, e txn.Enlist) (intercep
 		return interceptor.Placed{}, txn.ErrUnknown
 	}
 	owner := w.ownerOf(id)
-	f := flying{until: w.now.Add(callTimeout), life: owner.memory()}
+	f := &flying{until: w.now.Add(callTimeout), life: owner.memory()}
 	p, err := b.n.relay.Enlist(ctx, id, e)
 	w.point(b.n, sidecar)
 	if n := name(id, p.Branch); err == nil && e.Calling {
 		w.flights[n] = append(w.flights[n], f)
+		w.leaving[w.cur] = f
 	}
 	return p, err
 }
@@ -39,10 +40,10 @@ func (b branches) Enlist(ctx context.Context, id txn.ID, e txn.Enlist) (intercep
 // Returned reports what a call answered.
 func (b branches) Returned(ctx context.Context, id txn.ID, e txn.Returned, durable bool) error {
 	w := b.n.w
-	w.lands(id, e.Branch)
 	w.point(b.n, sidecar)
-	w.reports[w.cur] = new(int)
-	defer delete(w.reports, w.cur)
+	if w.ownerOf(id) == b.n {
+		w.lands(id, e.Branch, w.leaving[w.cur])
+	}
 	return b.n.relay.Returned(ctx, id, e, durable)
 }
 
@@ -76,13 +77,9 @@ func (t wire) Enlist(ctx context.Context, owner string, id txn.ID, e txn.Enlist,
 // Returned relays an answer to the owner.
 func (t wire) Returned(ctx context.Context, owner string, id txn.ID, e txn.Returned, durable bool) error {
 	w := t.n.w
-	to, told := w.byOwner(owner), w.reports[w.cur]
+	to, f := w.byOwner(owner), w.leaving[w.cur]
 	got, err := w.carry(w.cur, link{twice: final(e)}, &to.side, peerTimeout, func(*actor) any {
-		if *told++; *told > 1 && len(w.flights[name(id, e.Branch)]) > 0 {
-			// A report names no call, so a repeat of it is taken for the answer of the call after it.
-			w.counts["landed by the repeated report of an earlier call"]++
-			w.lands(id, e.Branch)
-		}
+		w.lands(id, e.Branch, f)
 		return enlisted{err: to.relay.Returned(ctx, id, e, durable)}
 	})
 	if err != nil {

@@ -24,8 +24,8 @@ type truth struct {
 	answered map[string]uint64 // when the owner was told the answer of a branch
 	placedAt map[string]uint64 // when the owner was first told of a branch
 	askedAt  map[enlistKey]uint64
-	flights  map[string][]flying // forward calls on their way, by branch
-	reports  map[*actor]*int     // how often the owner was told of the answer that this actor reports
+	flights  map[string][]*flying // forward calls on their way, by branch
+	leaving  map[*actor]*flying   // the one that an actor makes
 	byKey    map[enlistKey]string
 }
 
@@ -50,7 +50,7 @@ func newTruth() truth {
 	return truth{runs: map[txn.ID]*run{}, deeds: map[string]*deed{}, seen: map[txn.ID]seen{}, over: map[string]string{},
 		retried: map[string]bool{}, mended: map[string]bool{}, answered: map[string]uint64{}, placedAt: map[string]uint64{},
 		askedAt: map[enlistKey]uint64{}, byKey: map[enlistKey]string{},
-		flights: map[string][]flying{}, reports: map[*actor]*int{}}
+		flights: map[string][]*flying{}, leaving: map[*actor]*flying{}}
 }
 
 // began notes that an application serves a root request.
@@ -135,11 +135,18 @@ func (w *world) untagged(n *node, r *request) {
 	}
 }
 
-// lands notes that a forward call is over; where an application repeated it, the oldest that its owner still awaits.
-func (w *world) lands(id txn.ID, b string) {
-	life := w.ownerOf(id).memory()
-	fs := slices.DeleteFunc(w.flights[name(id, b)], func(f flying) bool { return f.life != life || !w.now.Before(f.until) })
-	w.flights[name(id, b)] = fs[min(1, len(fs)):]
+// lands notes that the owner is told of the end of a forward call. A report names its branch, not its call: one that comes
+// twice, or after its call's time, is taken for the report of the call after it.
+func (w *world) lands(id txn.ID, b string, f *flying) {
+	memory, branch := w.ownerOf(id).memory(), name(id, b)
+	fs := slices.DeleteFunc(w.flights[branch], func(f *flying) bool { return f.life != memory || !w.now.Before(f.until) })
+	if i := slices.Index(fs, f); i >= 0 {
+		fs = slices.Delete(fs, i, i+1)
+	} else if len(fs) > 0 {
+		w.counts["landed by the report of an earlier call"]++
+		fs = fs[1:]
+	}
+	w.flights[branch] = fs
 }
 
 // tookEffect judges an effect of a branch at the moment when it comes about.
