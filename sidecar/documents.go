@@ -121,19 +121,24 @@ func hashes(set *policies.Set) []string {
 	return out
 }
 
-// trim forgets documents that are neither in force nor needed by a transaction that has not ended.
-func (d *documents) trim(ctx context.Context, now time.Time, inForce *policies.Set, each func(func(txn.State))) (int, error) {
+// trim forgets documents that are neither in force nor needed by a transaction that has not ended. It forgets none
+// while open cannot tell all of those.
+func (d *documents) trim(ctx context.Context, now time.Time, inForce *policies.Set, open func() ([]txn.State, error)) (int, error) {
+	states, err := open()
+	if err != nil {
+		return 0, fmt.Errorf("list open transactions: %w", err)
+	}
 	needed := map[string]bool{}
 	for _, h := range hashes(inForce) {
 		needed[h] = true
 	}
-	each(func(s txn.State) {
+	for _, s := range states {
 		for i := range s.Branches {
 			if n, err := interceptor.DecodeNote(s.Branches[i].Note); err == nil {
 				needed[n.Document] = true
 			}
 		}
-	})
+	}
 	d.writing.Lock()
 	defer d.writing.Unlock()
 	var rows []txlog.Row

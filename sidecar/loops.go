@@ -44,7 +44,7 @@ func (s *Sidecar) trimLoop(ctx context.Context) {
 		} else if n > 0 {
 			s.log.Info("journal trimmed", "transactions", n)
 		}
-		if n, err := s.docs.trim(ctx, now, s.set.Load(), s.engine.Each); err != nil && ctx.Err() == nil {
+		if n, err := s.docs.trim(ctx, now, s.set.Load(), s.engine.All); err != nil && ctx.Err() == nil {
 			s.log.Error("policy documents not trimmed", "error", err)
 		} else if n > 0 {
 			s.log.Info("policy documents trimmed", "documents", n)

@@ -146,6 +146,27 @@ func (e *Engine) Each(f func(txn.State)) {
 	}
 }
 
+// All returns every transaction that has not ended, in the order of their ids, or why some may be missing: the engine
+// is closed, reads the journal, or cannot follow the records of one. Who throws away what no transaction needs any
+// more asks here, not Each.
+func (e *Engine) All() (states []txn.State, err error) {
+	err = ErrClosed
+	e.inLoop(func(l *loop) {
+		if err = l.refusal; err != nil {
+			return
+		}
+		for _, id := range l.shard.IDs() {
+			s, broken := l.shard.State(id)
+			if broken != nil {
+				states, err = nil, broken
+				return
+			}
+			states = append(states, s)
+		}
+	})
+	return states, err
+}
+
 // IDs returns the transactions in memory, also those that are broken, in their order.
 func (e *Engine) IDs() (ids []txn.ID) {
 	e.inLoop(func(l *loop) { ids = l.shard.IDs() })

@@ -192,12 +192,18 @@ func TestL14FailedAppendIsUnknown(t *testing.T) {
 				if err := e.Refusal(); !errors.Is(err, errDisk) {
 					t.Errorf("refusal %v, want %v", err, errDisk)
 				}
+				if all, err := e.All(); !errors.Is(err, errDisk) {
+					t.Errorf("all open ones: %v, %v; want %v, because they are not known", all, err, errDisk)
+				}
 				if calls.seen() != "" {
 					t.Errorf("L1: called after a failed append: %s", calls.seen())
 				}
 				time.Sleep(150 * time.Millisecond)
 				if err := e.Refusal(); err != nil {
 					t.Errorf("still refuses after the reload: %v", err)
+				}
+				if all, err := e.All(); err != nil || len(all) == 0 || all[0].Spec.ID != "other" {
+					t.Errorf("all open ones after the reload: %v, %v", all, err)
 				}
 				if s := do(t, e, "other", txn.Decide{}); s.Phase != txn.Aborted {
 					t.Errorf("other transaction is %s, want aborted", s.Phase)

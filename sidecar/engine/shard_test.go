@@ -127,6 +127,9 @@ func TestBrokenTransactionHarmsNobodyElse(t *testing.T) {
 		if _, open := e.Oldest(); !open {
 			t.Error("a broken transaction must be seen by its age")
 		}
+		if all, err := e.All(); !errors.Is(err, ErrBroken) || all != nil {
+			t.Errorf("all open ones: %v, %v; want none and why", all, err)
+		}
 		e.Each(func(s txn.State) {
 			if s.Spec.ID != "bad" || s.Phase != txn.Stuck || s.Reason != want {
 				t.Errorf("listed as %s, %s: %s", s.Spec.ID, s.Phase, s.Reason)
