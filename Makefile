@@ -54,7 +54,7 @@ demo: ## three transfers through three services and their sidecars; ARGS=--once 
 
 sim: ## N simulated histories with crashes, checked against the laws (N=20000)
 	$(call need,tests/sim,the simulation)
-	$(GO) test -count=1 -timeout 0 ./tests/sim/... -seeds $(N) $(ARGS)
+	$(GO) test -count=1 -timeout 0 -v ./tests/sim -seeds $(N) $(ARGS)
 
 mutate: ## break the code in known ways; each break must be caught by the law it violates
 	$(call need,tests/mutate,the list of mutations)

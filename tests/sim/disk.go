@@ -24,15 +24,12 @@ type disk struct {
 	synced  int
 	byTx    map[txn.ID][]int      // positions in entries
 	states  map[txn.ID]*txn.State // the fold of what is written
-	syncs   int
-	appends int
 }
 
 func newDisk() *disk { return &disk{byTx: map[txn.ID][]int{}, states: map[txn.ID]*txn.State{}} }
 
 // append writes entries, not yet synced.
 func (d *disk) append(es []txlog.Entry) {
-	d.appends++
 	for _, e := range es {
 		b, err := txlog.Encode(e)
 		if err != nil {
@@ -50,7 +47,6 @@ func (d *disk) append(es []txlog.Entry) {
 
 func (d *disk) sync() {
 	d.synced = len(d.entries)
-	d.syncs++
 }
 
 // cut is a power cut.

@@ -225,8 +225,8 @@ func (d *driver) append(rd engine.Ready, replies []*reply) {
 		d.failed(rd, replies)
 		return
 	}
-	d.n.journal.append(rd.Entries)
-	for _, e := range rd.Entries {
+	for i, e := range rd.Entries {
+		d.n.journal.append(rd.Entries[i : i+1]) // one after another: each is looked at as the last one
 		w.logf("%s: journal %s %s", d.n.place, e.Tx, describeRecord(e.Record))
 		w.recorded(d.n, e.Tx)
 	}
