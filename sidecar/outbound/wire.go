@@ -16,7 +16,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"txmesh/interceptor"
@@ -35,18 +34,13 @@ const (
 
 // wire sends requests and reads bounded answers.
 type wire struct {
-	transport *http.Transport
+	transport *transport
 	trip      http.RoundTripper // the transport, unless a simulation has its own
 	bodyMax   int
 }
 
 func newWire(allowLinkLocal bool, bodyMax int) *wire {
-	d := &net.Dialer{Timeout: dialMax}
-	if !allowLinkLocal {
-		d.Control = func(_, address string, _ syscall.RawConn) error { return notLinkLocal(address) }
-	}
-	t := &http.Transport{DialContext: d.DialContext, DisableCompression: true, MaxIdleConnsPerHost: 32,
-		IdleConnTimeout: 30 * time.Second, TLSHandshakeTimeout: dialMax}
+	t := newTransport(allowLinkLocal, bodyMax)
 	return &wire{bodyMax: bodyMax, transport: t, trip: t}
 }
 

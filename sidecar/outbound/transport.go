@@ -1,0 +1,145 @@
+package outbound
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/valyala/fasthttp"
+)
+
+// endpointsMax bounds the connection pools that are kept.
+const endpointsMax = 1000
+
+// transport makes one HTTP/1.1 exchange and no other. It stands on fasthttp, because the transport of net/http
+// repeats a request by itself when it carries an Idempotency-Key, and here only the engine repeats.
+type transport struct {
+	dial    *net.Dialer
+	bodyMax int
+
+	mu    sync.Mutex // guards hosts
+	hosts map[string]*fasthttp.HostClient
+}
+
+func newTransport(allowLinkLocal bool, bodyMax int) *transport {
+	d := &net.Dialer{Timeout: dialMax}
+	if !allowLinkLocal {
+		d.Control = func(_, address string, _ syscall.RawConn) error { return notLinkLocal(address) }
+	}
+	return &transport{dial: d, bodyMax: bodyMax, hosts: map[string]*fasthttp.HostClient{}}
+}
+
+// host returns the connection pool of one endpoint.
+func (t *transport) host(scheme, endpoint string) *fasthttp.HostClient {
+	key := scheme + "://" + endpoint
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if h := t.hosts[key]; h != nil {
+		return h
+	}
+	if len(t.hosts) >= endpointsMax {
+		t.closeIdle()
+		clear(t.hosts)
+	}
+	h := &fasthttp.HostClient{Addr: endpoint, IsTLS: scheme == "https", MaxConns: 1024, MaxConnWaitTimeout: dialMax,
+		MaxIdleConnDuration: 30 * time.Second, MaxResponseBodySize: t.bodyMax, NoDefaultUserAgentHeader: true,
+		DisablePathNormalizing: true, MaxIdemponentCallAttempts: 1,
+		RetryIfErr: func(*fasthttp.Request, int, error) (bool, bool) { return false, false },
+		Dial:       func(addr string) (net.Conn, error) { return t.dial.Dial("tcp", addr) }}
+	if h.IsTLS {
+		name, _, _ := net.SplitHostPort(endpoint)
+		h.TLSConfig = &tls.Config{ServerName: name, MinVersion: tls.VersionTLS12}
+	}
+	t.hosts[key] = h
+	return h
+}
+
+func (t *transport) closeIdle() {
+	for _, h := range t.hosts {
+		h.CloseIdleConnections()
+	}
+}
+
+// CloseIdleConnections drops the connections that no call uses.
+func (t *transport) CloseIdleConnections() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.closeIdle()
+}
+
+// RoundTrip implements http.RoundTripper. It returns as soon as the request's context ends; the exchange itself ends
+// at its deadline then.
+func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	req, err := request(r)
+	if err != nil {
+		return nil, err
+	}
+	ctx := r.Context()
+	deadline, bounded := ctx.Deadline()
+	if !bounded {
+		deadline = time.Now().Add(time.Minute)
+	}
+	res, done := fasthttp.AcquireResponse(), make(chan error, 1)
+	host := t.host(r.URL.Scheme, r.URL.Host)
+	go func() { done <- host.DoDeadline(req, res, deadline) }()
+	select {
+	case err = <-done:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	defer fasthttp.ReleaseRequest(req)
+	defer fasthttp.ReleaseResponse(res)
+	switch {
+	case errors.Is(err, fasthttp.ErrTimeout) && bounded:
+		return nil, context.DeadlineExceeded
+	case errors.Is(err, fasthttp.ErrBodyTooLarge):
+		return nil, fmt.Errorf("answered %d: the answer has more than %d bytes", res.StatusCode(), t.bodyMax)
+	case err != nil:
+		return nil, err
+	}
+	return response(res), nil
+}
+
+// request copies what the caller's request says, byte for byte where it matters: the path stays as it is encoded.
+func request(r *http.Request) (*fasthttp.Request, error) {
+	var body []byte
+	if r.Body != nil {
+		var err error
+		if body, err = io.ReadAll(r.Body); err != nil {
+			return nil, err
+		}
+	}
+	req := fasthttp.AcquireRequest()
+	req.URI().DisablePathNormalizing = true
+	req.Header.SetMethod(r.Method)
+	target := r.URL.Opaque
+	if r.URL.RawQuery != "" {
+		target += "?" + r.URL.RawQuery
+	}
+	req.SetRequestURI(r.URL.Scheme + "://" + r.URL.Host + target)
+	req.UseHostHeader = true
+	req.Header.SetHost(r.Host)
+	for name, values := range r.Header {
+		for _, v := range values {
+			req.Header.Add(name, v)
+		}
+	}
+	req.SetBody(body)
+	return req, nil
+}
+
+func response(res *fasthttp.Response) *http.Response {
+	h := http.Header{}
+	for name, value := range res.Header.All() {
+		h.Add(string(name), string(value))
+	}
+	return &http.Response{StatusCode: res.StatusCode(), Header: h, Body: io.NopCloser(bytes.NewReader(bytes.Clone(res.Body())))}
+}
