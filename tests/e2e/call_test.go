@@ -99,3 +99,31 @@ func TestUndoWaitsForItsHome(t *testing.T) {
 	s.ended("aborted")
 	s.stock.does("POST /proxy 201, DELETE /proxy/e1 200")
 }
+
+// A request that a start rule names joins the transaction that it comes with, and opens one of its own without.
+func TestInnerStartJoinsTheOuterTransaction(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	inner := func(hold string) order {
+		return order{Calls: []step{s.stock.calling("deep", "/last", order{Hold: hold})}}
+	}
+	p := s.shop.later("/orders", order{Calls: []step{s.shop.calling("stock", "/inner", inner("go"))}}.json())
+	s.deep.does("POST /last 201")
+	s.shop.crash()
+	if _, err := p.wait(t); err == nil {
+		t.Error("the client was answered by a killed sidecar")
+	}
+	s.deep.release("go")
+	if x := s.ended("aborted"); len(x.Branches) != 2 {
+		t.Errorf("branches = %+v, want the inner call and its own call", x.Branches)
+	}
+	s.deep.does("POST /last 201, DELETE /last/e1 200")
+	s.stock.does("POST /inner 201, DELETE /inner/e1 200")
+	if own, err := s.stock.list(""); err != nil || len(own) != 0 {
+		t.Errorf("transactions of stock = %v %v, want none", own, err)
+	}
+	r := s.stock.root("/inner", inner("").json())
+	if own, err := s.stock.list(""); err != nil || len(own) != 1 || own[0].ID != r.header.Get("Tx-Id") || own[0].Phase != "committed" {
+		t.Errorf("transactions of stock = %v %v, want its own one", own, err)
+	}
+}

@@ -20,6 +20,7 @@ spec:
     undo: {method: DELETE, path: "/own/{response.body.id}"}
     query: {method: GET, path: /own, params: {ref: "{request.body.ref}"}, absentAfter: 100ms}
     undoRetry: {delay: 50ms, maxDelay: 200ms}
+  - {name: inner, match: {service: stock, method: POST, path: /inner}, timeout: 20s}
   - {name: confirmed, match: {service: shop, method: POST, path: /confirmed}, timeout: 20s, reply: {onCommit: AfterConfirm}}
   - {name: impatient, match: {service: shop, method: POST, path: /impatient}, timeout: 20s, reply: {onAbort: AfterUndo, max: 300ms}}
   calls:
@@ -69,6 +70,10 @@ spec:
   - name: middle
     match: {service: stock, method: POST, path: /middle}
     undo: {method: DELETE, path: "/middle/{response.body.id}"}
+    undoRetry: {delay: 50ms, maxDelay: 200ms}
+  - name: inner-call
+    match: {service: stock, method: POST, path: /inner}
+    undo: {method: DELETE, path: "/inner/{response.body.id}"}
     undoRetry: {delay: 50ms, maxDelay: 200ms}
   - name: last
     match: {service: deep, method: POST, path: /last}
