@@ -92,6 +92,13 @@ func (d *driven) drive(w *world, a *actor, n *node) {
 	if _, ok := d.tell(w, a, n, txn.Begin{Spec: begin}); !ok || begin.Plan.Drives {
 		return
 	}
+	if w.chance(0.05) {
+		other := begin
+		other.Name += ", another"
+		if _, taken := d.tell(w, a, n, txn.Begin{Spec: other}); taken {
+			w.fail("L12", "%s was begun again with other content", d.id)
+		}
+	}
 	if begin.Branches == nil && !d.enlistAll(w, a, n) {
 		return
 	}

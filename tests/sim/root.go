@@ -16,7 +16,6 @@ type run struct {
 	tx       txn.ID
 	own      bool // it writes something itself: branch 0
 	explicit bool
-	context  string // of an explicit one
 	node     *node
 	life     int // of the node's sidecar when it began
 	since    time.Time

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"txmesh/txn"
 )
@@ -134,7 +135,9 @@ func TestRandom(t *testing.T) {
 	for i := range *seeds {
 		all[len(old)+int(i)] = i + 1
 	}
+	start := time.Now()
 	each(t, uint64(len(all)), func(i uint64) Options { return usual(all[i]) }).log(t)
+	t.Logf("%d seeds, %.0f a second on %d cores", len(all), float64(len(all))/time.Since(start).Seconds(), runtime.GOMAXPROCS(0))
 }
 
 // TestEveryCrashPoint kills the process once at each point where it can die, in runs without any other fault of the

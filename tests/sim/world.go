@@ -89,6 +89,7 @@ func (r *rig) Run(o Options) Result {
 	for i, m := range o.Modes {
 		w.after(w.between(0, 8*time.Second), func() { w.initiate(m, i) })
 	}
+	w.after(w.between(0, stormy), w.disaster)
 	w.after(stormy, w.calmDown)
 	end := epoch.Add(horizon)
 	for w.law == "" && w.step() {
@@ -186,6 +187,30 @@ func (w *world) crash(n *node, part which) {
 	w.forgetLost(n)
 	w.after(down, n.boot)
 	w.die(&n.side)
+}
+
+// disaster ends several processes at once: a service with both replicas, a machine with all that runs on it, or every
+// sidecar that there is.
+func (w *world) disaster() {
+	if !w.chance(0.15) {
+		return
+	}
+	kind, one := w.rng.IntN(3), w.nodes[w.rng.IntN(len(w.nodes))]
+	w.counts["several died at once"]++
+	for _, n := range w.nodes {
+		switch {
+		case kind == 0 && n.service == one.service, kind == 2:
+		case kind == 1 && n == one:
+			if n.app.up {
+				w.crash(n, application)
+			}
+		default:
+			continue
+		}
+		if n.side.up {
+			w.crash(n, sidecar)
+		}
+	}
 }
 
 func (w *world) order() string {
