@@ -224,6 +224,32 @@ type lostHomes struct{ *world }
 
 func (lostHomes) EndpointOf(string) (string, bool) { return "", false }
 
+// strangers does not know yet who listens where.
+type strangers struct{ *world }
+
+func (strangers) HomeOf(string) (string, bool) { return "", false }
+
+// A branch never loses its barrier because its home has not been heard of yet.
+func TestCallWaitsUntilItsHomeIsKnown(t *testing.T) {
+	w := newWorld(t, "bank/transfers")
+	w.gate.Peers = strangers{w}
+	_, root := w.root()
+	call := func(service, path string) Verdict {
+		r := newRequest("POST", "http://x"+path, "baggage", root.Header("baggage"))
+		r.body = []byte(`{"ref":"r1"}`)
+		return w.out(service, r)
+	}
+	if a := call("bank/accounts", "/always").Answer; a == nil || code(a) != string(CodePeerUnknown) {
+		t.Errorf("got %s, want %s", show(a), CodePeerUnknown)
+	}
+	if n := len(w.machines[w.lastID()].State().Branches); n != 0 {
+		t.Errorf("%d branches were enlisted, want none", n)
+	}
+	if v := call("bank/legacy", "/entries"); v.Ticket == nil {
+		t.Errorf("a rule without barrier: %s, want it passed", show(v.Answer))
+	}
+}
+
 // A call that cannot leave is not in flight: the transaction must not wait for it.
 func TestCallWhoseHomeIsLostIsNotInFlight(t *testing.T) {
 	w := newWorld(t, "bank/transfers")

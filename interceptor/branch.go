@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -153,7 +154,10 @@ func (g *Gate) branch(ctx context.Context, p Port, r Request, rule *policies.Cal
 		return Verdict{Answer: tooLarge}
 	}
 	b, err := g.newBranch(p, r, rule, msg, j)
-	if err != nil {
+	switch {
+	case errors.Is(err, errPeerUnknown):
+		return Verdict{Answer: problem(CodePeerUnknown, "rule "+rule.Name+": "+err.Error(), j.context.ID, [2]string{"retry-after", "1"})}
+	case err != nil:
 		return Verdict{Answer: problem(CodeRule, "rule "+rule.Name+": "+err.Error(), j.context.ID)}
 	}
 	if err := g.keepDocument(ctx, rule); err != nil {
@@ -214,6 +218,9 @@ func (g *Gate) dress(r Request, c Context, name, home string) {
 	}
 }
 
+// errPeerUnknown says that a barrier's home cannot be named yet. Without its barrier the branch would not be safe.
+var errPeerUnknown = errors.New("some peers were never heard of, and one of them may listen at")
+
 // newBranch describes a call as a branch: what its later ops need, where its barrier row lives, what to do when its
 // answer is lost.
 func (g *Gate) newBranch(p Port, r Request, rule *policies.Call, msg *policies.Message, j joined) (txn.Branch, error) {
@@ -246,7 +253,10 @@ func (g *Gate) newBranch(p Port, r Request, rule *policies.Call, msg *policies.M
 		return b, nil
 	}
 	if rule.Barrier == policies.Proxy || rule.Barrier == policies.Key {
-		b.Home, _ = g.Peers.HomeOf(p.Endpoint)
+		var known bool
+		if b.Home, known = g.Peers.HomeOf(p.Endpoint); !known {
+			return b, fmt.Errorf("%w %s", errPeerUnknown, p.Endpoint)
+		}
 	}
 	b.Unanswered, b.Ops[txn.Ask] = unanswered(rule, b)
 	b.KeepAnswer = keepsAnswer(rule, b.Home)

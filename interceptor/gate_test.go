@@ -163,7 +163,7 @@ func (w *world) Returned(ctx context.Context, id txn.ID, e txn.Returned, _ bool)
 }
 
 func (w *world) HomeOf(endpoint string) (string, bool) {
-	return "HOME" + strings.TrimPrefix(endpoint, "10.0.0.1:"), strings.HasPrefix(endpoint, "10.0.0.1:")
+	return "HOME" + strings.TrimPrefix(endpoint, "10.0.0.1:"), true
 }
 
 func (w *world) EndpointOf(owner string) (string, bool) {

@@ -37,6 +37,7 @@ const (
 	CodeNotTaking   Code = "TXM0123"
 	CodeBadHeader   Code = "TXM0124"
 	CodeUpgrade     Code = "TXM0125"
+	CodePeerUnknown Code = "TXM0126"
 )
 
 // Explanation is what a code means and what to do about it.
@@ -75,6 +76,7 @@ func Codes() []Explanation {
 		{CodeNotTaking, 503, "no new transactions are taken", "free disk space or wait; open transactions go on"},
 		{CodeBadHeader, 400, "header of the transaction protocol is malformed", "see docs/reference/headers.md"},
 		{CodeUpgrade, 400, "an upgraded connection cannot be part of a transaction", "match a narrower path or method in the rule, so that the upgrade passes beside it"},
+		{CodePeerUnknown, 503, "sidecar that would keep this branch is not known yet", "start the sidecars named in peers, or take out those that are gone; set barrier: None where the service has no sidecar"},
 	}
 }
 

@@ -38,8 +38,9 @@ type Placed struct {
 
 // Peers knows the other sidecars.
 type Peers interface {
-	// HomeOf returns the owner id of the sidecar that listens on this inbound endpoint; false: none does.
-	HomeOf(endpoint string) (owner string, ok bool)
+	// HomeOf returns the owner id of the sidecar that listens on this inbound endpoint, "" if none does; false: not
+	// known yet, a peer that was never heard of may listen there.
+	HomeOf(endpoint string) (owner string, known bool)
 	// EndpointOf is the inverse; false: not known at present.
 	EndpointOf(owner string) (endpoint string, ok bool)
 }

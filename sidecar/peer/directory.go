@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -106,14 +107,23 @@ func (d *Directory) Run(ctx context.Context) {
 	}
 }
 
-// HomeOf returns the owner that listens on an inbound endpoint. While some peer has never answered, an unknown
-// endpoint costs one round of asking, shared by all who wait, a second at most.
+// HomeOf returns the owner that listens on an inbound endpoint, "" if none does. While some peer has never answered,
+// an unknown endpoint costs one round of asking, shared by all who wait, a second at most, and may be that peer's
+// after all: then it returns false.
 func (d *Directory) HomeOf(endpoint string) (string, bool) {
 	find := func() (string, bool) {
 		owner, ok := d.inbounds[endpoint]
 		return owner, ok
 	}
-	return d.lookUp(context.Background(), false, find)
+	owner, ok := d.lookUp(context.Background(), false, find)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return owner, ok || d.complete()
+}
+
+// complete reports whether every peer has answered once.
+func (d *Directory) complete() bool {
+	return !slices.ContainsFunc(d.opt.Peers, func(p string) bool { _, heard := d.learned[p]; return !heard })
 }
 
 // EndpointOf returns the inbound endpoint of an owner.
@@ -172,7 +182,7 @@ func (d *Directory) Unanswered() []string {
 func (d *Directory) lookUp(ctx context.Context, exists bool, find func() (string, bool)) (string, bool) {
 	d.mu.Lock()
 	v, ok := find()
-	complete := len(d.learned) == len(d.opt.Peers)
+	complete := d.complete()
 	pause := pauseMin - d.opt.Now().Sub(d.ended)
 	d.mu.Unlock()
 	if ok || complete || pause > 0 && !exists {

@@ -102,8 +102,8 @@ func TestPeersAreRememberedWhileTheyAreDown(t *testing.T) {
 		t.Errorf("HomeOf after a restart of both = %q", got)
 	}
 	gone := newTestDirectory(t, w, rows, nil, "127.0.0.1:3")
-	if got, ok := gone.HomeOf("127.0.0.1:1"); ok {
-		t.Errorf("HomeOf = %q, though the peer is not configured any more", got)
+	if got, ok := gone.HomeOf("127.0.0.1:1"); got != "" || ok {
+		t.Errorf("HomeOf = %q, %v, though the peer is not configured any more and another was never heard", got, ok)
 	}
 }
 
@@ -140,7 +140,28 @@ func TestAPeerThatMovesIsFoundAgain(t *testing.T) {
 	if got, _ := d.EndpointOf(ownerB); got != "127.0.0.1:7" {
 		t.Errorf("EndpointOf = %s, want the new one", got)
 	}
-	if _, ok := d.HomeOf("127.0.0.1:1"); ok {
-		t.Error("the old endpoint still has a home")
+	if got, ok := d.HomeOf("127.0.0.1:1"); got != "" || !ok {
+		t.Errorf("the old endpoint has home %q, known %v; want none, for certain", got, ok)
+	}
+}
+
+// An endpoint may belong to a peer that is still starting. Only when all have been heard of it belongs to nobody.
+func TestEndpointsOfPeersThatWereNeverHeardAreNotKnown(t *testing.T) {
+	w := &world{peers: map[string]Identity{"127.0.0.1:2": {Owner: ownerA, Inbound: "127.0.0.1:1"}}}
+	d := newTestDirectory(t, w, memory.New(memory.Options{}).Table("peers"), nil, "127.0.0.1:2", "127.0.0.1:4", "127.0.0.1:4")
+	for _, tt := range []struct {
+		endpoint, owner string
+		known           bool
+	}{{"127.0.0.1:1", ownerA, true}, {"127.0.0.1:3", "", false}} {
+		if got, known := d.HomeOf(tt.endpoint); got != tt.owner || known != tt.known {
+			t.Errorf("HomeOf(%s) = %q, %v; want %q, %v", tt.endpoint, got, known, tt.owner, tt.known)
+		}
+	}
+	w.peers["127.0.0.1:4"] = Identity{Owner: ownerB, Inbound: "127.0.0.1:3"}
+	d.Refresh(t.Context())
+	for endpoint, want := range map[string]string{"127.0.0.1:3": ownerB, "127.0.0.1:5": ""} {
+		if got, known := d.HomeOf(endpoint); got != want || !known {
+			t.Errorf("HomeOf(%s) = %q, %v; want %q, true", endpoint, got, known, want)
+		}
 	}
 }
