@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -25,6 +26,8 @@ type Config struct {
 	Upstreams []Upstream
 	Peers     []string
 	Policies  []string
+
+	TrustedGateways []netip.Prefix // whose tx-start counts at Inbound
 
 	DataDir        string
 	MeshSecretFile string
@@ -190,7 +193,7 @@ func (p *problems) values(v *viper.Viper) Config {
 	c := Config{Service: qualified(one("service"), "default"), App: p.address("app", one("app"), true), Inbound: p.address("inbound", one("inbound"), false),
 		Advertise: p.address("advertise", one("advertise"), true), Outbound: p.address("outbound", one("outbound"), false),
 		API: p.address("api", one("api"), false), Peer: p.address("peer", one("peer"), false),
-		Policies: p.list1("policies", v.Get("policies")), DataDir: one("data-dir"), MeshSecretFile: one("mesh-secret-file"),
+		Policies: p.list1("policies", v.Get("policies")), TrustedGateways: p.networks("trusted-gateways", v.Get("trusted-gateways")), DataDir: one("data-dir"), MeshSecretFile: one("mesh-secret-file"),
 		TokenFile: one("token-file"), SecretsDir: one("secrets-dir"), AllowLinkLocal: p.boolean("allow-link-local", one("allow-link-local")),
 		LogLevel: p.word("log-level", one("log-level")), LogFormat: p.word("log-format", one("log-format")),
 		MaxBody: int(p.size("max-body", one("max-body"))), MaxConnections: p.number("max-connections", one("max-connections")),

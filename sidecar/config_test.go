@@ -145,6 +145,7 @@ max-body: -1
 max-open: 0
 log-level: loud
 allow-link-local: perhaps
+trusted-gateways: [gateway, 10.0.0.1/8]
 peers: ["accounts", 7]
 policies: {a: b}
 upstreams:

@@ -19,6 +19,7 @@ const (
 	word
 	paths
 	upstreams
+	networks
 )
 
 // key is one configuration key: a flag, a line of the file and a variable of the environment.
@@ -37,6 +38,7 @@ func keys() []key {
 		{name: "app", kind: address, doc: "host:port of the application. Required."},
 		{name: "inbound", kind: address, def: "127.0.0.1:15806", doc: "where requests for the application arrive; port 0 picks one and the ready line tells it"},
 		{name: "advertise", kind: address, doc: "host:port by which callers name the inbound port, if it differs from what it is bound to"},
+		{name: "trusted-gateways", kind: networks, doc: "networks whose requests to the inbound port may begin transactions by tx-start, in CIDR notation or as addresses, separated by commas; the header is removed from all others"},
 		{name: "outbound", kind: address, def: "127.0.0.1:15801", doc: "forward proxy for the application's own calls (HTTP_PROXY); `off` for none"},
 		{name: "upstreams", kind: upstreams, doc: "services that the application calls by an address of its own: a list of {service, listen, to, host}. As flag or variable: `service=accounts,listen=127.0.0.1:0,to=10.0.0.7:15806|10.0.0.8:15806,host=accounts.bank`, several separated by `;`"},
 		{name: "api", kind: address, def: "127.0.0.1:15820", doc: "local API, health, readiness and metrics"},
@@ -71,7 +73,7 @@ func (k key) env() string { return "TXMESH_" + strings.ToUpper(strings.ReplaceAl
 // separator stands between the values of a list.
 func (k key) separator() string {
 	switch k.kind {
-	case addresses, paths:
+	case addresses, paths, networks:
 		return ","
 	case upstreams:
 		return ";"
@@ -103,6 +105,8 @@ func (k key) form() string {
 		return "path,..."
 	case upstreams:
 		return "list"
+	case networks:
+		return "CIDR,..."
 	default:
 		panic(fmt.Sprintf("sidecar: kind %d of key %s", k.kind, k.name))
 	}

@@ -66,7 +66,9 @@ func (s *Sidecar) bind() error {
 
 func (s *Sidecar) bindAll(p *ports) error {
 	opt := proxy.Options{Gate: counted{s.gate, s.metrics}, Log: s.log, Limits: proxy.Limits{Conns: s.cfg.MaxConnections}}
-	in, err := proxy.NewInbound(opt, s.cfg.Service, s.cfg.App)
+	gated := opt
+	gated.Trusted = trusts(s.cfg.TrustedGateways)
+	in, err := proxy.NewInbound(gated, s.cfg.Service, s.cfg.App)
 	if err != nil {
 		return err
 	}
