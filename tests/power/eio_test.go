@@ -4,6 +4,7 @@ package power
 
 import (
 	"bufio"
+	"fmt"
 	"os"
 	"os/exec"
 	"strings"
@@ -105,7 +106,7 @@ func writeUntilRefused(t *testing.T, dir string) {
 		} else if !strings.Contains(err.Error(), "input/output error") {
 			word = "wrong: " + err.Error()
 		}
-		os.Stdout.WriteString(refusals + call + " " + word + "\n")
+		fmt.Println(refusals + call + " " + word)
 	}
 	if first == nil || !strings.Contains(first.Error(), "stopped after a failed write") {
 		t.Errorf("the writer ended with %v", first)

@@ -15,7 +15,7 @@ import (
 // A table that cannot be written: Badger tries for ever, and the writers would wait for it. A file that is in its
 // place does what a failing disk does.
 func TestATableThatCannotBeWrittenStopsTheStore(t *testing.T) {
-	dir, err := os.MkdirTemp("", "stopped-") // not t.TempDir: Badger's goroutines may still make files in it
+	dir, err := os.MkdirTemp("", "stopped-") //nolint:usetesting // Badger's goroutines may still make files in it
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -64,7 +64,7 @@ func StartChild(t *testing.T, dir string, round int, unsync bool) *Child {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(self)
+	cmd := exec.CommandContext(t.Context(), self)
 	cmd.Env = append(os.Environ(), childDir+"="+dir, childRound+"="+strconv.Itoa(round))
 	if unsync {
 		cmd.Env = append(cmd.Env, childUnsync+"=1")

@@ -77,7 +77,8 @@ func scansAreInOrder(t *testing.T, open opener) {
 	same(t, "p/1", collect(t, tab.Scan(t.Context(), "p/1")), want[100:200])
 	same(t, "none", collect(t, tab.Scan(t.Context(), "r")), nil)
 	n := 0
-	for range tab.Scan(t.Context(), "") {
+	for _, err := range tab.Scan(t.Context(), "") {
+		same(t, "error of a scan", err, error(nil))
 		if n++; n == 70 {
 			break // a scan may be left, and the table written meanwhile
 		}

@@ -52,7 +52,7 @@ func (w *Writer) Run(ctx context.Context) error {
 	err := <-errs
 	cancel()
 	for range writers {
-		<-errs
+		<-errs //nolint:errcheck // the first error ended the others
 	}
 	return err
 }
@@ -100,7 +100,9 @@ func (w *Writer) pair(ctx context.Context, rng *rand.Rand, id string, finish boo
 			seq++
 		}
 		if finish && op == opsOfOne-1 {
-			w.line("f " + id)
+			if err := w.line("f " + id); err != nil {
+				return err
+			}
 		}
 		err := w.op(rng, fmt.Sprintf("+ %s %d", id, seq), func(sync bool) error { return w.Store.Append(ctx, es, sync) })
 		if err != nil {
