@@ -80,6 +80,20 @@ func TestHomeUndoesWhatTheOwnersRuleTookForDone(t *testing.T) {
 	}
 }
 
+// A 200 that says "still at it" in its body is no undo that is done. Only the owner's rule can read that, so the home
+// must not answer the next try from its row.
+func TestUndoThatOnlyTheOwnerCanJudgeIsNotTakenForDone(t *testing.T) {
+	w := newWorld(t, "bank/accounts")
+	w.put("done")
+	for try := 1; try <= 2; try++ {
+		r := w.gate.Settle(context.Background(), HomeCall{Home: w.gate.Self, Branch: branchName, Op: txn.Undo, Known: txn.OK,
+			Attempt: try, Judged: true, Request: &Outgoing{Method: "DELETE", Path: "/undo"}})
+		if len(w.sent) != try || r.Reply == nil {
+			t.Errorf("try %d: %+v, sent %q; want the application asked", try, r, w.sent)
+		}
+	}
+}
+
 // A row outlives every context that its forward call can carry, whose expiry travels in whole seconds.
 func TestRowOutlivesTheContextsOfItsCall(t *testing.T) {
 	w := newWorld(t, "bank/accounts")

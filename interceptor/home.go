@@ -397,8 +397,8 @@ func (g *Gate) unresolved(ctx context.Context, c HomeCall, r row) HomeReply {
 	}
 }
 
-// runOp passes a commit or an undo to the application. An undo that was answered is noted; should the note be lost,
-// the same undo goes out again under the same key.
+// runOp passes a commit or an undo to the application. An undo that is done is noted; should the note be lost, or be
+// left out because only the owner can judge the answer, the same undo goes out again under the same key.
 func (g *Gate) runOp(ctx context.Context, c HomeCall, r row) HomeReply {
 	word := OpUndo
 	if c.Op == txn.Commit {
@@ -412,7 +412,7 @@ func (g *Gate) runOp(ctx context.Context, c HomeCall, r row) HomeReply {
 		return HomeReply{Outcome: txn.Unknown, Cause: err.Error()}
 	}
 	out, cause := policies.BuiltinOutcome(c.Op, reply.Status)
-	if out == txn.OK && c.Op == txn.Undo {
+	if out == txn.OK && c.Op == txn.Undo && !c.Judged {
 		r.State, r.Request = barrier.Undone, nil
 		if err := g.Rows.Save(ctx, c.Branch, r.encode(), false); err != nil {
 			return HomeReply{Outcome: txn.Unknown, Cause: err.Error()}

@@ -95,6 +95,7 @@ type HomeCall struct {
 	Known    txn.Outcome // what the owner knows of the forward call
 	Attempt  int
 	Deadline time.Time // of the transaction: a row made by an early undo must outlive it
+	Judged   bool      // the owner judges the answer by a rule: only it can tell that the op is done
 	Request  *Outgoing // what to send to the application; for Ask the policy's query, nil if it has none
 }
 

@@ -216,6 +216,12 @@ type Request struct {
 // or ask (a query).
 func (c *Call) Has(o txn.Op) bool { return o < txn.NumOps && c.ops[o] != nil }
 
+// HasOutcome reports whether the rule judges the answers to an op by outcome rules of its own.
+func (c *Call) HasOutcome(o txn.Op) bool {
+	rules, _ := c.rulesOf(o)
+	return len(rules) > 0
+}
+
 // ReadsAnswer reports whether an op is rendered from the forward's response, whose answer must then be durable
 // before the application sees it.
 func (c *Call) ReadsAnswer(o txn.Op) bool {

@@ -173,7 +173,8 @@ func (c *Caller) settleAtHome(ctx context.Context, b branch, out *interceptor.Ou
 
 func (b branch) homeCall(op txn.Op, out *interceptor.Outgoing) interceptor.HomeCall {
 	return interceptor.HomeCall{Home: b.call.Home, Branch: interceptor.BranchName(b.call.Tx, b.call.Branch), Op: op,
-		Known: b.call.Outcome, Attempt: b.call.Attempt, Deadline: b.note.Deadline, Request: out}
+		Known: b.call.Outcome, Attempt: b.call.Attempt, Deadline: b.note.Deadline,
+		Judged: b.rule.HasOutcome(op), Request: out}
 }
 
 // judge reads the answer to an undo, a confirm or a delivery.

@@ -48,7 +48,11 @@ spec:
     match: {service: stock, method: POST, path: /reservations}
     reserve:
       confirm: {method: PUT, path: "/reservations/{response.body.id}"}
-      cancel: {method: DELETE, path: "/reservations/{response.body.id}"}
+      cancel:
+        method: DELETE
+        path: "/reservations/{response.body.id}"
+        outcome:
+        - {when: 'response.body.state == "busy"', is: Pending}
   - name: notify
     match: {service: mail, method: POST, path: /mails}
     hold: {}
@@ -522,6 +526,27 @@ func TestUndoGoesThroughTheHome(t *testing.T) {
 		saw := w.homeSaw[0]
 		if got := saw.Request.Method + " " + saw.Request.Path; got != "DELETE /accounts/a%2Fb/withdrawals/9007199254740993" || saw.Op != txn.Undo || saw.Known != txn.OK {
 			t.Errorf("%s: home saw %s %v known %v", tt.name, got, saw.Op, saw.Known)
+		}
+	}
+}
+
+// The home may note an undo as done by its status only where no rule of the owner reads the answer.
+func TestHomeIsToldWhoJudgesTheAnswer(t *testing.T) {
+	for _, tt := range []struct {
+		rule string
+		op   txn.Op
+		want bool
+		said string
+	}{{"withdraw", txn.Undo, false, "ok"}, {"reserve", txn.Undo, true, `pending: answered 200 and response.body.state == "busy"`},
+		{"reserve", txn.Commit, false, "ok"}} {
+		w := newWorld(t)
+		w.home = func(interceptor.HomeCall) (interceptor.HomeReply, error) {
+			return interceptor.HomeReply{Outcome: txn.OK, Reply: reply(200, `{"state":"busy"}`)}, nil
+		}
+		c := w.call(tt.rule, tt.op)
+		c.Home = "HOME"
+		if got := w.said(c); got != tt.said || w.homeSaw[0].Judged != tt.want {
+			t.Errorf("%s of %s = %s, judged by the owner: %v; want %s, %v", tt.op, tt.rule, got, w.homeSaw[0].Judged, tt.said, tt.want)
 		}
 	}
 }

@@ -265,7 +265,7 @@ func TestDocumentIsCheckedByItsOwner(t *testing.T) {
 
 func TestSettleReachesItsHome(t *testing.T) {
 	m := newMesh(t)
-	sent := interceptor.HomeCall{Home: ownerA, Branch: "X.1-2", Op: txn.Undo, Known: txn.OK, Attempt: 3,
+	sent := interceptor.HomeCall{Home: ownerA, Branch: "X.1-2", Op: txn.Undo, Known: txn.OK, Attempt: 3, Judged: true,
 		Deadline: time.UnixMilli(1_800_000_000_000).UTC(), Request: &interceptor.Outgoing{Method: "DELETE", Host: "h",
 			Path: "/a%2Fb", Query: "q=1", Header: http.Header{"X": {"1", "2"}}, Body: []byte{0, 1}}}
 	want := interceptor.HomeReply{Outcome: txn.OK, ByQuery: true, Cause: "c",

@@ -78,6 +78,7 @@ type wireSettle struct {
 	Known    txn.Outcome   `json:"known"`
 	Attempt  int           `json:"attempt"`
 	Deadline time.Time     `json:"deadline,omitzero"`
+	Judged   bool          `json:"judged,omitempty"`
 	Request  *wireOutgoing `json:"request,omitempty"`
 }
 
@@ -109,12 +110,12 @@ type wireRefusal struct {
 
 func settleToWire(c interceptor.HomeCall) wireSettle {
 	return wireSettle{Home: c.Home, Branch: c.Branch, Op: c.Op, Known: c.Known, Attempt: c.Attempt, Deadline: c.Deadline,
-		Request: (*wireOutgoing)(c.Request)}
+		Judged: c.Judged, Request: (*wireOutgoing)(c.Request)}
 }
 
 func settleFromWire(w wireSettle) interceptor.HomeCall {
 	return interceptor.HomeCall{Home: w.Home, Branch: w.Branch, Op: w.Op, Known: w.Known, Attempt: w.Attempt, Deadline: w.Deadline,
-		Request: (*interceptor.Outgoing)(w.Request)}
+		Judged: w.Judged, Request: (*interceptor.Outgoing)(w.Request)}
 }
 
 func settledToWire(r interceptor.HomeReply) wireSettled {
