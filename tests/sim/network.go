@@ -36,7 +36,11 @@ func (w *world) carry(a *actor, l link, to *server, timeout time.Duration, serve
 		w.after(lag, func() { w.arrive(x, to, mute, serve) })
 	}
 	if l.twice && !l.near && w.chance(0.05) {
-		w.after(w.between(time.Millisecond, latest), func() {
+		again := w.between(time.Millisecond, latest)
+		if w.chance(0.5) {
+			again = lag + w.between(0, 3*time.Millisecond) // hard on its heels
+		}
+		w.after(again, func() {
 			if to.open() {
 				w.spawn(&to.process, func(b *actor) { serve(b) })
 			}
