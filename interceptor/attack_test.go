@@ -329,3 +329,35 @@ func TestKeyOfAFailedRootIsFree(t *testing.T) {
 		})
 	}
 }
+
+// The sidecar was killed, the application was not: what it still calls for a request of before, also without any
+// trace, must not pass beside the transaction that is being aborted.
+func TestApplicationThatSurvivesItsSidecar(t *testing.T) {
+	w := newWorld(t, "bank/accounts")
+	if v := w.in(w.forward("/accounts/a/withdrawals")); v.Ticket == nil {
+		t.Fatal(show(v.Answer))
+	}
+	again := newWorld(t, "bank/accounts")
+	again.rows = w.rows
+	again.gate.joins.linger = 5 * time.Second
+	if err := again.gate.Restore(context.Background(), nil); err != nil {
+		t.Fatal(err)
+	}
+	again.now = again.now.Add(20 * time.Second)
+	traced := newRequest("POST", "http://accounts/always", "traceparent", "00-30313233343536373839616263646566-3031323334353637-01")
+	if a := again.out("bank/accounts", traced).Answer; a == nil || code(a) != string(CodeDecided) {
+		t.Errorf("a traced call: %s, want %s", show(a), CodeDecided) // this world has no machine for it: decided long ago
+	}
+	if a := again.out("bank/accounts", newRequest("POST", "http://accounts/accounts/a/withdrawals")).Answer; a == nil || code(a) != string(CodeLost) {
+		t.Errorf("a call without a trace: %s, want %s", show(a), CodeLost)
+	}
+	again.now = again.now.Add(11 * time.Second)
+	if v := again.out("bank/accounts", newRequest("POST", "http://accounts/accounts/a/withdrawals")); v != (Verdict{}) {
+		t.Errorf("a call after the deadline: %s, want it passed", show(v.Answer))
+	}
+	fresh := again.gate.Keys.Sign(Context{ID: someID, Expires: again.now.Add(time.Minute)})
+	again.in(newRequest("GET", "http://accounts/x", HeaderContext, fresh)) // whoever comes sweeps
+	if n := len(again.gate.joins.old); n != 0 {
+		t.Errorf("%d requests of before the restart are never forgotten", n)
+	}
+}

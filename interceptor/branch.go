@@ -122,7 +122,7 @@ func (g *Gate) contextless(r Request, rule *policies.Call, ambiguous bool) Verdi
 			return Verdict{Answer: problem(CodeAmbiguous, "rule "+rule.Name+": two transactions in flight share its trace-id", "")}
 		}
 	}
-	inFlight := g.joins.inFlight()
+	inFlight := g.joins.inFlight(g.Now())
 	if inFlight && !ambiguous && g.Observe.ContextLost != nil {
 		g.Observe.ContextLost(rule.Name)
 	}

@@ -251,7 +251,7 @@ func (g *Gate) newTraceparent() string {
 func (g *Gate) Restore(ctx context.Context, open []txn.State) error {
 	now := g.Now()
 	for _, s := range open {
-		if s.Expires.IsZero() || now.Before(s.Expires) {
+		if len(s.Spec.Join) > 0 && (s.Expires.IsZero() || now.Before(s.Expires)) {
 			g.joins.remember(now, &serving{keys: s.Spec.Join, context: Context{ID: s.Spec.ID, Expires: s.Expires}})
 		}
 	}

@@ -24,6 +24,7 @@ type joins struct {
 	mu     sync.Mutex // guards all fields, and serving.until and .calls
 	byKey  map[string][]*serving
 	gone   []*serving // lingering, oldest end first
+	old    []*serving // from before a restart, oldest end first
 	live   int        // in flight, Forward only
 	linger time.Duration
 }
@@ -60,37 +61,47 @@ func (j *joins) leave(now time.Time, s *serving) {
 	j.sweep(now)
 }
 
-// remember registers a transaction of before a restart: its request is gone, its late calls are not.
+// remember registers a transaction of before a restart. Its request broke off, but the application may have survived
+// and still work on it, at most until the deadline.
 func (j *joins) remember(now time.Time, s *serving) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	s.until = now.Add(j.linger)
+	if s.context.Expires.After(s.until) {
+		s.until = s.context.Expires
+	}
 	for _, k := range s.keys {
 		j.byKey[k] = append(j.byKey[k], s)
 	}
-	j.gone = append(j.gone, s)
+	at, _ := slices.BinarySearchFunc(j.old, s, func(a, b *serving) int { return a.until.Compare(b.until) })
+	j.old = slices.Insert(j.old, at, s)
 }
 
 func (j *joins) sweep(now time.Time) {
-	for len(j.gone) > 0 && !now.Before(j.gone[0].until) {
-		s := j.gone[0]
-		j.gone = j.gone[1:]
-		for _, k := range s.keys {
-			rest := slices.DeleteFunc(j.byKey[k], func(o *serving) bool { return o == s })
-			if len(rest) == 0 {
-				delete(j.byKey, k)
-			} else {
-				j.byKey[k] = rest
-			}
+	for _, list := range [...]*[]*serving{&j.gone, &j.old} {
+		for len(*list) > 0 && !now.Before((*list)[0].until) {
+			j.drop((*list)[0])
+			*list = (*list)[1:]
 		}
 	}
 }
 
-// inFlight reports whether the application serves any request of a transaction right now.
-func (j *joins) inFlight() bool {
+func (j *joins) drop(s *serving) {
+	for _, k := range s.keys {
+		rest := slices.DeleteFunc(j.byKey[k], func(o *serving) bool { return o == s })
+		if len(rest) == 0 {
+			delete(j.byKey, k)
+		} else {
+			j.byKey[k] = rest
+		}
+	}
+}
+
+// inFlight reports whether the application may be serving a request of a transaction right now.
+func (j *joins) inFlight(now time.Time) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return j.live > 0
+	return j.live > 0 || len(j.old) > 0 && now.Before(j.old[len(j.old)-1].until)
 }
 
 // joined is what a call belongs to.

@@ -71,13 +71,13 @@ func TestJoinsForgetWhatHasLingered(t *testing.T) {
 	for i := range 100 {
 		s := &serving{context: Context{ID: "a"}, keys: []string{"trace:" + string(rune('0'+i))}}
 		j.enter(now.Add(time.Duration(i)*time.Second), s)
-		if !j.inFlight() {
+		if !j.inFlight(now) {
 			t.Fatal("a served request is not in flight")
 		}
 		j.leave(now.Add(time.Duration(i)*time.Second), s)
 		j.leave(now, s) // a second time changes nothing
 	}
-	if len(j.byKey) > 2 || len(j.gone) > 2 || j.inFlight() {
-		t.Errorf("%d keys and %d entries are kept of 100 ended requests, in flight: %v", len(j.byKey), len(j.gone), j.inFlight())
+	if len(j.byKey) > 2 || len(j.gone) > 2 || j.inFlight(now) {
+		t.Errorf("%d keys and %d entries are kept of 100 ended requests, in flight: %v", len(j.byKey), len(j.gone), j.inFlight(now))
 	}
 }
