@@ -36,6 +36,10 @@ func (g *Gate) outbound(ctx context.Context, p Port, r Request) Verdict {
 			return Verdict{Answer: problem(CodeBadHeader, err.Error(), "")}
 		}
 		strip(r)
+		if start.Shadow {
+			g.shadowed(start.Name)
+			return Verdict{}
+		}
 		return g.root(ctx, r, start, set.Names(p.Service, r.Host()))
 	}
 	switch {
