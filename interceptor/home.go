@@ -281,7 +281,11 @@ func (g *Gate) resolveByKey(ctx context.Context, branch string, r row) (row, bar
 	again.Header.Set(HeaderBranch, branch)
 	again.Header.Set(HeaderOp, OpForward)
 	again.Header.Set(headerTraceparent, g.newTraceparent())
-	s := &serving{op: txn.Undo, branch: branch + "-" + OpForward, keys: []string{"trace:" + traceID(again.Header.Get(headerTraceparent))}}
+	// Should the application not have done it before, it does it now. What it calls meanwhile is a branch below this
+	// one, or refused where the transaction is decided: nobody could undo it otherwise.
+	id, n, _ := SplitBranchName(branch)
+	s := &serving{context: Context{ID: id, Parent: n, Expires: r.Deadline},
+		keys: []string{"trace:" + traceID(again.Header.Get(headerTraceparent))}}
 	g.joins.enter(g.Now(), s)
 	defer g.joins.leave(g.Now(), s)
 	reply, err := g.App.Send(ctx, &again)

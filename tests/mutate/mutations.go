@@ -125,6 +125,8 @@ func ofGate() []mutation {
 			old: "	case home != g.Self:", now: "	case home == \"-\":"},
 		{name: "two calls of a branch run at the same time", law: "barrier", file: home,
 			old: "	if g.busy[branch] {\n		return false\n	}", now: "	_ = g.busy[branch]"},
+		{name: "what is called by a call made again is no branch", law: "L2", file: home,
+			old: "	s := &serving{context: Context{ID: id, Parent: n, Expires: r.Deadline},", now: "	s := &serving{op: txn.Undo, context: Context{ID: id, Parent: n, Expires: r.Deadline},"},
 		{name: "the root is answered before the decision", law: "L14", file: root,
 			old: "	if err == nil && !s.Decided() {", now: "	if err == nil && s.Decided() {"},
 		{name: "a root's key is not looked up", law: "conservation", file: root,

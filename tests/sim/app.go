@@ -161,7 +161,7 @@ func (n *node) work(a *actor, r *request, d *deed) *response {
 	if w.habit(0.02) {
 		return answered(http.StatusInternalServerError, "")
 	}
-	if n.service == "stock" && kind != "keyed" && kind != "mail" && w.habit(0.4) {
+	if n.service == "stock" && kind != "mail" && w.habit(0.4) {
 		if res := n.nested(a, r, d); res != nil {
 			return res
 		}

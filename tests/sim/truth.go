@@ -309,7 +309,7 @@ func (w *world) forgetLost(n *node) {
 // mend is an operator's own hand: what the op should have done is done.
 func (w *world) mend(id txn.ID, b string, op txn.Op) {
 	branch := name(id, b)
-	w.mended[branch] = true
+	w.mended[branch] = w.mended[branch] || op != txn.Ask
 	for _, s := range w.stores {
 		for _, e := range s.effects {
 			if e.branch != branch {
