@@ -66,11 +66,11 @@ func (b *bench) close() {
 	_ = b.service.Close() // nothing is left to be answered
 }
 
-// serve answers every service's requests. A root under /root/two makes two calls.
+// serve answers every service's requests. A root under /begin/two makes two calls.
 func (b *bench) serve(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.Copy(io.Discard, r.Body) // bodies mean nothing here
 	if base, two := strings.CutSuffix(r.URL.Path, "/two"); two {
-		call := map[string]string{"/root": "/plain/1", "/free": "/free/1"}[base]
+		call := map[string]string{"/begin": "/plain/1", "/free": "/free/1"}[base]
 		for range 2 {
 			if _, err := b.call("http://"+b.toBare+call, "Baggage", r.Header.Get("Baggage")); err != nil {
 				w.WriteHeader(http.StatusInternalServerError)
@@ -124,8 +124,8 @@ func (b *bench) paths() []path {
 		{name: "... and a template reads the response", tagged: bare + "/reads/1", untagged: bare + "/free/1", syncsMax: 2, extra: 400 * time.Microsecond},
 		{name: "local owner, barrier at the callee's sidecar", tagged: homed + "/proxy/1", untagged: homed + "/free/1"},
 		{name: "relay: the owner is another sidecar, callee without barrier", tagged: relayed + "/plain/1", untagged: relayed + "/free/1"},
-		{name: "a whole root without calls", tagged: "http://" + b.a.Inbound + "/root/1", untagged: "http://" + b.a.Inbound + "/free/1", root: true},
-		{name: "a whole root with two calls as in the first row", tagged: "http://" + b.a.Inbound + "/root/two", untagged: "http://" + b.a.Inbound + "/free/two", root: true},
+		{name: "a whole root without calls", tagged: "http://" + b.a.Inbound + "/begin/1", untagged: "http://" + b.a.Inbound + "/free/1", root: true},
+		{name: "a whole root with two calls as in the first row", tagged: "http://" + b.a.Inbound + "/begin/two", untagged: "http://" + b.a.Inbound + "/free/two", root: true},
 	}
 }
 

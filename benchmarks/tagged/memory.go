@@ -25,7 +25,7 @@ func (b *bench) memory() error {
 					return
 				}
 				time.Sleep(time.Until(at))
-				if _, err := b.call("http://" + b.a.Inbound + "/root/two"); err != nil {
+				if _, err := b.call("http://" + b.a.Inbound + "/begin/two"); err != nil {
 					failed.CompareAndSwap(nil, &err)
 					return
 				}

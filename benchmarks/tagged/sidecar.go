@@ -22,7 +22,7 @@ kind: TransactionPolicy
 metadata: {name: bench, namespace: bench}
 spec:
   start:
-  - {name: root, match: {service: a, method: POST, path: "/root/{id}"}}
+  - {name: root, match: {service: a, method: POST, path: "/begin/{id}"}}
   calls:
   - {name: plain, match: {service: bare, method: POST, path: "/plain/{id}"}, barrier: None, onUnknown: Stop, undo: {method: DELETE, path: "/plain/{path.id}"}}
   - name: reads
