@@ -228,6 +228,7 @@ func (x *servedExchange) after(ctx context.Context, g *Gate, res Response, err e
 	defer g.leave(x.branch)
 	defer g.joins.leave(g.Now(), x.serving)
 	if err != nil {
+		x.withdraw(ctx, g, err)
 		return nil
 	}
 	reply := &Reply{Status: res.Status(), Header: http.Header{}}
@@ -253,6 +254,18 @@ func (x *servedExchange) after(ctx context.Context, g *Gate, res Response, err e
 		return problem(CodeJournal, err.Error(), x.serving.context.ID)
 	}
 	return nil
+}
+
+// withdraw takes "started" back when the application was certainly sent nothing, as while it is down: the call never
+// took effect here. Should this be lost in a crash, the outcome is unknown, as it would be without it.
+func (x *servedExchange) withdraw(ctx context.Context, g *Gate, err error) {
+	var unsent interface{ NotSent() bool }
+	if !errors.As(err, &unsent) || !unsent.NotSent() {
+		return
+	}
+	if err := g.Rows.Save(ctx, x.branch, nil, false); err != nil {
+		g.Log.Warn("a call that was not sent counts as started", "branch", x.branch, "error", err)
+	}
 }
 
 // answered files an application's reply to the forward call. The owner judges it by its rule; here only the

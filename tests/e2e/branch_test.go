@@ -321,3 +321,41 @@ func TestChainIsUndoneFromItsEnd(t *testing.T) {
 		t.Errorf("history = %s, want the undo of the child 1 before that of its parent 0", events)
 	}
 }
+
+// A service that answers 503 says nothing of its effect, and neither can a barrier Proxy: stuck, for an operator who
+// looks. A barrier Key asks again under the call's key.
+func TestUnclearAnswerAtABarrier(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	s.stock.override(`{"POST /proxy":{"status":503}}`)
+	r := s.shop.root("/orders", order{Calls: []step{s.shop.calling("stock", "/proxy", order{})}}.json())
+	if r.status != 500 || r.header.Get("Tx-Error") != "TXM0119" || r.header.Get("Tx-Status") != "stuck" {
+		t.Errorf("order = %d %s, want 500 TXM0119", r.status, r.body)
+	}
+	s.shop.crash()
+	x := s.ended("stuck")
+	for _, o := range x.Branches[0].Ops {
+		if o.Halted {
+			t.Logf("halted %s: %s", o.Op, o.Cause)
+		}
+	}
+	s.stock.does("POST /proxy 503")
+}
+
+// A service that is down was sent nothing: its home says so, and nobody has to look.
+func TestCallOfAServiceThatIsDownIsAbsent(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	s.stock.service.kill()
+	r := s.shop.root("/orders", order{Calls: []step{s.shop.calling("stock", "/proxy", order{})}}.json())
+	if r.status != 503 || r.header.Get("Tx-Status") != "aborted" {
+		t.Errorf("order = %d %s %v, want 503 aborted", r.status, r.body, r.header)
+	}
+	if x := s.ended("aborted"); x.outcome("proxy", "forward") != "refused" {
+		t.Errorf("history = %s, want the forward refused", x.events())
+	}
+	s.must(s.stock.startService())
+	if r := s.shop.root("/orders", order{Calls: []step{s.shop.calling("stock", "/proxy", order{})}}.json()); r.status != 201 {
+		t.Errorf("order afterwards = %d %s, want 201", r.status, r.body)
+	}
+}
