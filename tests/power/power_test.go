@@ -3,6 +3,7 @@
 package power
 
 import (
+	"flag"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -24,56 +25,111 @@ func open(dir string) (txlog.Store, error) {
 	})
 }
 
-const cuts = 20
+// The default fits into two minutes; a hunt takes more: make test-net ARGS='-run Power -cuts 200 -seed 7'.
+var (
+	cuts = flag.Int("cuts", 20, "power cuts of each test")
+	seed = flag.Uint64("seed", 20, "of the moments of the cuts")
+)
 
 func TestPowerCutsLoseNothingThatWasSynced(t *testing.T) {
-	lost := cutPower(t, false)
-	if lost > 0 {
+	sum := cutPower(t, false)
+	if lost := len(sum.Lost); lost > 0 {
 		t.Errorf("%d acknowledged writes are lost", lost)
+	}
+	if sum.Before == 0 || sum.reopened == 0 {
+		t.Errorf("%d writes acknowledged and %d stores reopened before a cut: nothing was tested", sum.Before, sum.reopened)
 	}
 }
 
 // The proof that the test above would see a loss: its writer says sync and does not ask for it.
 func TestPowerCutsAreSeenWhenTheSyncIsTakenOut(t *testing.T) {
-	lost := cutPower(t, true)
-	if lost == 0 {
-		t.Errorf("nothing is lost in %d cuts without a sync: the cut cuts nothing", cuts)
+	if sum := cutPower(t, true); len(sum.Lost) == 0 {
+		t.Errorf("nothing is lost in %d cuts without a sync: the cut cuts nothing", *cuts)
 	}
 }
 
-func cutPower(t *testing.T, unsync bool) (lost int) {
+// total is what all cuts add up to.
+type total struct {
+	txlogtest.Found
+	reopened int
+}
+
+func cutPower(t *testing.T, unsync bool) (sum total) {
 	d := newDisk(t, 512<<20)
 	dir := filepath.Join(d.mount, "store")
-	rng := rand.New(rand.NewPCG(2, 20))
-	before := 0
-	for round := range cuts {
+	rng := rand.New(rand.NewPCG(2, *seed))
+	last := 0
+	for round := range *cuts {
 		var l txlogtest.Ledger // of this round: earlier ones may be trimmed away, or lost on purpose
-		c := txlogtest.StartChild(t, dir, round, unsync)
-		if err := l.Read(c.Out, worstMoment(t, &l, dir, 2500+rng.IntN(1000))); err != nil {
-			t.Fatal(err)
+		reopen := !unsync && round%4 == 3
+		if reopen {
+			sum.reopened++
 		}
-		l.Cut()
-		if err := d.cut(); err != nil {
-			t.Fatal(err)
+		cutOnce(t, d, dir, &l, moment{round: 2 * round, until: 2500 + rng.IntN(1000), unsync: unsync, reopen: reopen})
+		logs, segment := begun(t, dir)
+		if !unsync && !reopen && logs < 3 || !unsync && segment-last < 3 {
+			t.Errorf("cut %d: %d logs and %d segments begun, want 3 of each", round, logs, segment-last)
 		}
-		if err := c.Kill(); err != nil {
-			t.Fatal(err)
-		}
-		if err := l.Read(c.Out, nil); err != nil {
-			t.Fatal(err)
-		}
-		_ = c.Wait() // killed, or dead of a bus error on the disk that is gone
-		d.off(t)
-		d.on(t)
-		logs, last := begun(t, dir)
-		if !unsync && (logs < 3 || last-before < 3) {
-			t.Errorf("cut %d: %d logs and %d segments begun, want 3 of each", round, logs, last-before)
-		}
-		before = last
-		t.Logf("cut %d: %d logs begun, segment %d", round, logs, last)
-		lost += check(t, &l, dir, round, unsync)
+		last = segment
+		t.Logf("cut %d: %d logs begun, segment %d, reopened after kill -9: %t", round, logs, segment, reopen)
+		sum.add(check(t, &l, dir, round, unsync))
 	}
-	return lost
+	t.Logf("%d cuts, %d after kill -9 and reopening: %d writes acknowledged before, %d lost; %d during, %d lost; %d after, %d lost",
+		*cuts, sum.reopened, sum.Before, len(sum.Lost), sum.During.Writes, sum.During.Lost, sum.After.Writes, sum.After.Lost)
+	return sum
+}
+
+func (s *total) add(f txlogtest.Found) {
+	s.Lost = append(s.Lost, f.Lost...)
+	s.Before += f.Before
+	s.During.Writes, s.During.Lost = s.During.Writes+f.During.Writes, s.During.Lost+f.During.Lost
+	s.After.Writes, s.After.Lost = s.After.Writes+f.After.Writes, s.After.Lost+f.After.Lost
+}
+
+// moment is when the power of a round is cut.
+type moment struct {
+	round  int // this one's ids, and the next one's, are free
+	until  int // lines
+	unsync bool
+	reopen bool // kill the process first, and cut when another has opened the store and answered
+}
+
+// cutOnce writes, cuts the power and puts the disk on again. The ledger has read all that the writers were told.
+func cutOnce(t *testing.T, d *disk, dir string, l *txlogtest.Ledger, m moment) {
+	t.Helper()
+	c := txlogtest.StartChild(t, dir, m.round, m.unsync)
+	if err := l.Read(c.Out, worstMoment(t, l, dir, m.until)); err != nil {
+		t.Fatal(err)
+	}
+	if m.reopen {
+		killAndDrain(t, c, l)
+		c = txlogtest.StartChild(t, dir, m.round+1, m.unsync)
+		var first txlogtest.Ledger
+		if err := first.Read(c.Out, func(int) bool { return true }); err != nil || first.Lines != 1 {
+			t.Fatalf("the store did not open after kill -9: %d lines, %v", first.Lines, err)
+		}
+		l.Reopened()
+	}
+	begin := txlogtest.Monotonic()
+	if err := d.cut(); err != nil {
+		t.Fatal(err)
+	}
+	l.Cut(begin, txlogtest.Monotonic())
+	killAndDrain(t, c, l)
+	d.off(t)
+	d.on(t)
+}
+
+// killAndDrain ends a process and reads what it had to say.
+func killAndDrain(t *testing.T, c *txlogtest.Child, l *txlogtest.Ledger) {
+	t.Helper()
+	if err := c.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Read(c.Out, nil); err != nil {
+		t.Fatal(err)
+	}
+	_ = c.Wait() // killed, or dead of a bus error on the disk that is gone
 }
 
 // worstMoment stops the reader after so many lines, for every other cut when a log has just been begun and a sync
@@ -100,7 +156,7 @@ func worstMoment(t *testing.T, l *txlogtest.Ledger, dir string, until int) func(
 }
 
 // check opens the store after a cut and compares.
-func check(t *testing.T, l *txlogtest.Ledger, dir string, round int, unsync bool) (lost int) {
+func check(t *testing.T, l *txlogtest.Ledger, dir string, round int, unsync bool) txlogtest.Found {
 	t.Helper()
 	s, err := open(dir)
 	if err != nil {
@@ -111,19 +167,19 @@ func check(t *testing.T, l *txlogtest.Ledger, dir string, round int, unsync bool
 			t.Errorf("close after cut %d: %v", round, err)
 		}
 	}()
-	found, err := l.Check(t.Context(), s, false)
+	f, err := l.Check(t.Context(), s, false)
 	if err != nil {
 		t.Fatalf("after cut %d: %v", round, err)
 	}
-	t.Logf("cut %d: %d lines, %d syncs; found %d transactions (%d forgotten by trim), %d rows; lost %d",
-		round, l.Lines, l.Syncs, found.Transactions, found.Forgotten, found.Rows, len(found.Lost))
-	if !unsync && len(found.Lost) > 0 {
-		t.Errorf("cut %d lost %v ...", round, found.Lost[:min(5, len(found.Lost))])
+	t.Logf("cut %d: %d lines, %d syncs; found %d transactions (%d forgotten by trim), %d rows; before %d, lost %d; during %+v; after %+v",
+		round, l.Lines, l.Syncs, f.Transactions, f.Forgotten, f.Rows, f.Before, len(f.Lost), f.During, f.After)
+	if !unsync && len(f.Lost) > 0 {
+		t.Errorf("cut %d lost %v ...", round, f.Lost[:min(5, len(f.Lost))])
 	}
-	if !unsync && found.Forgotten == 0 {
+	if !unsync && f.Forgotten == 0 {
 		t.Errorf("cut %d: trim forgot nothing", round)
 	}
-	return len(found.Lost)
+	return f
 }
 
 // begun returns how many logs the dead process began after its first, and the number of its last segment. A store

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"syscall"
 	"testing"
@@ -57,14 +58,16 @@ type Child struct {
 	Out *bufio.Reader // of the Writer; for a Ledger
 }
 
-// StartChild starts a writing process on a directory. With unsync it lies about its syncs.
-func StartChild(t *testing.T, dir string, round int, unsync bool) *Child {
+// StartChild starts a writing process on a directory. With unsync it lies about its syncs. The command before it, if
+// any, is one that runs another, like strace.
+func StartChild(t *testing.T, dir string, round int, unsync bool, command ...string) *Child {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), self)
+	command = append(slices.Clone(command), self)
+	cmd := exec.CommandContext(t.Context(), command[0], command[1:]...)
 	cmd.Env = append(os.Environ(), childDir+"="+dir, childRound+"="+strconv.Itoa(round))
 	if unsync {
 		cmd.Env = append(cmd.Env, childUnsync+"=1")

@@ -119,7 +119,7 @@ func (w *Writer) op(rng *rand.Rand, note string, write func(sync bool) error) er
 		if err := write(false); err != nil {
 			return err
 		}
-		return w.line(note)
+		return w.line(w.stamped(note))
 	}
 	k := w.syncs.Add(1)
 	if err := w.line(fmt.Sprintf("> %d.%d", w.Round, k)); err != nil {
@@ -128,8 +128,11 @@ func (w *Writer) op(rng *rand.Rand, note string, write func(sync bool) error) er
 	if err := write(!w.Unsync); err != nil {
 		return err
 	}
-	return w.line(fmt.Sprintf("< %d.%d %s", w.Round, k, note))
+	return w.line(w.stamped(fmt.Sprintf("< %d.%d %s", w.Round, k, note)))
 }
+
+// stamped adds when the acknowledgement came: the line itself may be read much later.
+func (w *Writer) stamped(note string) string { return fmt.Sprintf("%s @%d", note, Monotonic()) }
 
 func (w *Writer) line(s string) error {
 	w.mu.Lock()
