@@ -111,7 +111,7 @@ func (s *Store) start() error {
 	if err := s.roomToOpen(); err != nil {
 		return err
 	}
-	if err := s.syncLogs(); err != nil {
+	if err := s.syncFormer(); err != nil {
 		return err
 	}
 	log := &logger{log: s.opts.Log, fail: s.fail}
@@ -208,9 +208,11 @@ func (s *Store) roomToOpen() error {
 	return s.space.atLeast(want)
 }
 
-// syncLogs makes durable what a killed process has left in the page cache: from now on it is read and acted on, and
-// Badger keeps these logs until their tables are written, without a sync.
-func (s *Store) syncLogs() error {
+// syncFormer makes durable what a killed process has left in the page cache: from now on it is read and acted on.
+// Badger keeps the logs until their tables are written, without a sync. And it removes the tables that the manifest
+// does not name: a process killed between writing down a compaction and syncing that leaves a manifest which, after
+// a power cut, would be the older one again, and name what was removed.
+func (s *Store) syncFormer() error {
 	fids, err := memFids(s.opts.Dir)
 	if err != nil {
 		return err
@@ -219,6 +221,10 @@ func (s *Store) syncLogs() error {
 		if err := syncFile(memPath(s.opts.Dir, fid)); err != nil {
 			return err
 		}
+	}
+	err = syncFile(filepath.Join(s.opts.Dir, badger.ManifestFilename))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // a new store has none
+		return err
 	}
 	return syncDir(s.opts.Dir)
 }
