@@ -20,6 +20,8 @@ type batch struct {
 	bytes  int64 // bound of what the rows take in a memtable
 	sync   bool
 	staged map[txn.ID]*open
+	gone   map[txn.ID]bool // forgotten by this batch: what follows finds nothing of them
+	begun  map[string]bool // Spec.Keys that this batch has given to another transaction
 	stats  stats
 	read   *badger.Txn // the state before the batch; nil until needed
 }
@@ -33,7 +35,7 @@ type row struct {
 }
 
 func newBatch(s *Store) *batch {
-	return &batch{s: s, staged: make(map[txn.ID]*open), stats: s.stats}
+	return &batch{s: s, staged: make(map[txn.ID]*open), gone: make(map[txn.ID]bool), begun: make(map[string]bool), stats: s.stats}
 }
 
 // set adds a row that stays in the tree.
@@ -100,9 +102,6 @@ func (b *batch) add(r *request) error {
 
 // finish adds the row of the counters if they changed.
 func (b *batch) finish() {
-	if b.read != nil {
-		b.read.Discard()
-	}
 	if b.stats == b.s.stats {
 		return
 	}
@@ -111,6 +110,13 @@ func (b *batch) finish() {
 		panic(fmt.Sprintf("badger: encode %+v: %v", b.stats, err)) // two integers
 	}
 	b.set([]byte{prefixStats}, v)
+}
+
+// discard ends the look at the state before: while it is held, Badger keeps every version of every row.
+func (b *batch) discard() {
+	if b.read != nil {
+		b.read.Discard()
+	}
 }
 
 // before returns the state before the batch, to read from.
@@ -141,6 +147,7 @@ func (b *batch) entry(e encoded) error {
 	}
 	if began, ok := e.Record.(txn.Began); ok && began.Spec.Key != "" {
 		b.set(specKey(began.Spec.Key), []byte(e.Tx))
+		b.begun[began.Spec.Key] = true
 	}
 	isDone := o.digest.Summary.Phase.Done()
 	if first && !isDone {
@@ -194,6 +201,9 @@ func (b *batch) transaction(id txn.ID) (*open, error) {
 
 // revive reads a transaction that is not in memory: one that is new, which costs one look, or a finished one.
 func (b *batch) revive(id txn.ID, o *open) error {
+	if b.gone[id] {
+		return nil
+	}
 	_, err := b.before().Get(entryKey(id, 0))
 	if errors.Is(err, badger.ErrKeyNotFound) {
 		return nil
@@ -264,10 +274,11 @@ func (b *batch) forget(r *request, v victim) error {
 		}
 		b.remove(key)
 	}
+	b.gone[v.id] = true
 	b.remove(v.key)
 	b.remove(listedKey(v.begun(), v.id))
 	b.stats.FinishedBytes -= v.ended.Bytes
-	if v.ended.Key == "" {
+	if v.ended.Key == "" || b.begun[v.ended.Key] {
 		return nil
 	}
 	id, err := valueOf(b.before(), specKey(v.ended.Key))

@@ -76,6 +76,7 @@ func (s *Store) usableByCommitter() error {
 // it was; one after it stops the store, because nobody knows what is on the disk.
 func (s *Store) commit(reqs []*request) error {
 	b := newBatch(s)
+	defer b.discard()
 	for _, r := range reqs {
 		if err := b.add(r); err != nil {
 			return err
@@ -164,6 +165,10 @@ func (s *Store) write(b *batch, tx *badger.Txn) error {
 	if rotated { // this batch is the first of the new log
 		s.filled = b.bytes
 	}
+	if s.filled > logsUnseenMax*s.opts.MemtableBytes {
+		return fmt.Errorf("%d bytes written and log %d is still the active one: badger names its logs in another way than v4.9, and syncs miss it",
+			s.filled, s.mem.active())
+	}
 	if b.sync && s.dirty {
 		if err := s.mem.sync(); err != nil {
 			return err
@@ -172,6 +177,10 @@ func (s *Store) write(b *batch, tx *badger.Txn) error {
 	}
 	return nil
 }
+
+// logsUnseenMax times a memtable is more than a log can take by the bound of rowBytes, which for tiny rows is four
+// times of what they take.
+const logsUnseenMax = 8
 
 // mayRotate reports whether the next write may begin a log. The bound is above what is really there, never below.
 func (s *Store) mayRotate() bool { return s.filled >= s.opts.MemtableBytes }
