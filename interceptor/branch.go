@@ -349,6 +349,8 @@ func (g *Gate) notEnlisted(r Request, rule *policies.Call, j joined, err error) 
 		return Verdict{Answer: problem(CodeDecided, "rule "+rule.Name+": the call was not forwarded", id)}
 	case errors.Is(err, txn.ErrConflict):
 		return Verdict{Answer: problem(CodeConflict, "rule "+rule.Name+": the key was used for another call of this transaction", id)}
+	case errors.Is(err, ErrBranches):
+		return Verdict{Answer: problem(CodeBranches, "rule "+rule.Name+": "+err.Error(), id)}
 	case OwnerOf(id) != g.Self:
 		g.Log.Warn("branch not enlisted", "tx", id, "rule", rule.Name, "error", err)
 		return Verdict{Answer: problem(CodeOwner, "rule "+rule.Name+": "+err.Error(), id)}

@@ -38,6 +38,7 @@ const (
 	CodeBadHeader   Code = "TXM0124"
 	CodeUpgrade     Code = "TXM0125"
 	CodePeerUnknown Code = "TXM0126"
+	CodeBranches    Code = "TXM0127"
 )
 
 // Explanation is what a code means and what to do about it.
@@ -77,6 +78,7 @@ func Codes() []Explanation {
 		{CodeBadHeader, 400, "header of the transaction protocol is malformed", "see docs/reference/headers.md"},
 		{CodeUpgrade, 400, "an upgraded connection cannot be part of a transaction", "match a narrower path or method in the rule, so that the upgrade passes beside it"},
 		{CodePeerUnknown, 503, "sidecar that would keep this branch is not known yet", "start the sidecars named in peers, or take out those that are gone; set barrier: None where the service has no sidecar"},
+		{CodeBranches, 422, "transaction has as many branches as are allowed", "make fewer calls in one transaction, or raise max-branches"},
 	}
 }
 

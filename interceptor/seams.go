@@ -2,12 +2,16 @@ package interceptor
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"time"
 
 	"txmesh/policies"
 	"txmesh/txn"
 )
+
+// ErrBranches says that a transaction has as many branches as its owner allows. Branches wraps it.
+var ErrBranches = errors.New("too many branches in one transaction")
 
 // Coordinator is the machine room of this sidecar: the engine that decides the transactions it owns.
 type Coordinator interface {

@@ -48,9 +48,6 @@ func (m *Machine) Phase() Phase { return m.s.Phase }
 // Mode returns the mode without copying the state.
 func (m *Machine) Mode() Mode { return m.s.Spec.Mode }
 
-// Waiting reports whether a commit was asked for that unanswered branches still hold up.
-func (m *Machine) Waiting() bool { return m.want != nil && m.s.Phase == Open }
-
 // Step takes one event. A refused event changes nothing.
 func (m *Machine) Step(now time.Time, e Event) (Output, error) {
 	m.out = Output{}

@@ -81,7 +81,7 @@ func TestErrorsInFull(t *testing.T) {
 			if err := json.Unmarshal(body, &got); err != nil {
 				t.Fatalf("%q: %v", body, err)
 			}
-			want := problem{"docs/reference/codes.md#" + strings.ToLower(tt.code), strings.SplitN(tt.detail, ";", 2)[0],
+			want := problem{"https://txmesh.io/codes#" + tt.code, strings.SplitN(tt.detail, ";", 2)[0],
 				tt.status, tt.code, strings.ReplaceAll(tt.detail, "UP", up), tt.answer == "-"}
 			want.Title, _, _ = strings.Cut(want.Title, ":")
 			if got != want {

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"net/http"
 	"strconv"
-	"strings"
 
 	"txmesh/interceptor"
 )
@@ -24,7 +23,7 @@ type problem struct {
 func (e *Error) answer() *interceptor.Answer {
 	row := e.row()
 	p := problem{
-		Type:      "docs/reference/codes.md#" + strings.ToLower(row.Code),
+		Type:      "https://txmesh.io/codes#" + row.Code,
 		Title:     row.Title,
 		Status:    row.Status,
 		Code:      row.Code,

@@ -81,6 +81,7 @@ func refusals() []refusal {
 		{"unknown", 404, txn.ErrUnknown},
 		{"document", 412, ErrDocument},
 		{"busy", 503, engine.ErrBusy},
+		{"branches", 422, interceptor.ErrBranches},
 		{"misdirected", 421, ErrMisdirected},
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"txmesh/interceptor"
+	"txmesh/sidecar/engine"
 	"txmesh/txn"
 )
 
@@ -126,7 +127,10 @@ func enlist(ctx context.Context, l Local, id txn.ID, e txn.Enlist) (interceptor.
 		return interceptor.Placed{}, fmt.Errorf("%w: branch of %s has neither key nor id", errMalformed, id)
 	}
 	st, err := l.Do(ctx, id, e)
-	if err != nil {
+	switch {
+	case errors.Is(err, engine.ErrBranches):
+		return interceptor.Placed{}, fmt.Errorf("%w: %w", interceptor.ErrBranches, err)
+	case err != nil:
 		return interceptor.Placed{}, err
 	}
 	b := st.ByKey(e.Branch.Key)
