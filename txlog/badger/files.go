@@ -42,13 +42,18 @@ func writeDurably(path, text string) error {
 	return syncDir(filepath.Dir(path))
 }
 
-// syncFile makes what any process has written to a file durable.
-func syncFile(path string) error {
+// settleFile makes what any process has written to a file durable, and lets the next reader see the disk and not the
+// page cache: after a sync that failed, the cache holds what the disk does not, as if it were clean.
+func settleFile(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+	err = f.Sync()
+	if err == nil {
+		err = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("sync %s: %w", path, err)
 	}
 	return nil

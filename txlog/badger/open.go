@@ -105,13 +105,13 @@ func (s *Store) start() error {
 	if err := removeEmpty(s.opts.Dir); err != nil {
 		return err
 	}
+	if err := s.settleFormer(); err != nil {
+		return err
+	}
 	if err := s.checkTables(); err != nil {
 		return err
 	}
 	if err := s.roomToOpen(); err != nil {
-		return err
-	}
-	if err := s.syncFormer(); err != nil {
 		return err
 	}
 	log := &logger{log: s.opts.Log, fail: s.fail}
@@ -208,25 +208,29 @@ func (s *Store) roomToOpen() error {
 	return s.space.atLeast(want)
 }
 
-// syncFormer makes durable what a killed process has left in the page cache: from now on it is read and acted on.
+// settleFormer makes durable what a killed process has left in the page cache: from now on it is read and acted on.
+// What the disk refused to a process that stopped is not read at all.
 // Badger keeps the logs until their tables are written, without a sync. And it removes the tables that the manifest
 // does not name: a process killed between writing down a compaction and syncing that leaves a manifest which, after
 // a power cut, would be the older one again, and name what was removed.
-func (s *Store) syncFormer() error {
+func (s *Store) settleFormer() error {
 	fids, err := memFids(s.opts.Dir)
 	if err != nil {
 		return err
 	}
 	for _, fid := range fids {
-		if err := syncFile(memPath(s.opts.Dir, fid)); err != nil {
+		if err := settleFile(memPath(s.opts.Dir, fid)); err != nil {
 			return err
 		}
 	}
-	err = syncFile(filepath.Join(s.opts.Dir, badger.ManifestFilename))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) { // a new store has none
+	if err := syncDir(s.opts.Dir); err != nil { // the names of tables before the manifest that names them
 		return err
 	}
-	return syncDir(s.opts.Dir)
+	err = settleFile(filepath.Join(s.opts.Dir, badger.ManifestFilename))
+	if errors.Is(err, fs.ErrNotExist) { // a new store has none
+		return nil
+	}
+	return err
 }
 
 // allocateDiscard gives blocks to Badger's statistics file, which it maps sparse and writes while compacting.
