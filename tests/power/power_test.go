@@ -25,7 +25,7 @@ func open(dir string) (txlog.Store, error) {
 	})
 }
 
-// The default fits into two minutes; a hunt takes more: make test-net ARGS='-run Power -cuts 200 -seed 7'.
+// The default fits into two minutes; a hunt takes more: make test-net ARGS='-run LoseNothing -cuts 200 -seed 7'.
 var (
 	cuts = flag.Int("cuts", 20, "power cuts of each test")
 	seed = flag.Uint64("seed", 20, "of the moments of the cuts")
