@@ -142,6 +142,7 @@ func (g *Gate) contextless(r Request, rule *policies.Call, ambiguous bool) Verdi
 type branchExchange struct {
 	context Context // of the call: its parent is the branch itself
 	branch  string
+	call    string // txn.Enlist.Call
 	rule    *policies.Call
 	request *policies.Message
 	durable bool // the answer must be durable before the application sees it (L13)
@@ -167,7 +168,11 @@ func (g *Gate) branch(ctx context.Context, p Port, r Request, rule *policies.Cal
 	if err := g.keepDocument(ctx, rule); err != nil {
 		return Verdict{Answer: problem(CodeJournal, "rule "+rule.Name+": "+err.Error(), j.context.ID)}
 	}
-	e := txn.Enlist{Branch: b, Calling: rule.Kind != policies.Hold}
+	call := g.callName()
+	if b.Key == "" {
+		b.Key = call // no call of the application repeats it
+	}
+	e := txn.Enlist{Branch: b, Calling: rule.Kind != policies.Hold, Call: call}
 	if rule.Kind == policies.Hold {
 		e.Answered = txn.OK
 	}
@@ -182,7 +187,7 @@ func (g *Gate) branch(ctx context.Context, p Port, r Request, rule *policies.Cal
 	}
 	t := &Ticket{Timeout: b.Timeout, Outlive: true}
 	// The first Enlist settled the home, which may not be what this one proposed.
-	x := &branchExchange{branch: placed.Branch, rule: rule, request: msg, durable: keepsAnswer(rule, placed.Home),
+	x := &branchExchange{branch: placed.Branch, call: call, rule: rule, request: msg, durable: keepsAnswer(rule, placed.Home),
 		context: Context{ID: j.context.ID, Parent: placed.Branch, Expires: j.context.Expires}}
 	if placed.Home != "" {
 		endpoint, known := g.Peers.EndpointOf(placed.Home)
@@ -240,8 +245,6 @@ func (g *Gate) newBranch(p Port, r Request, rule *policies.Call, msg *policies.M
 	if key != "" {
 		b.Key = rule.Name + "/" + key
 		b.Print = fingerprint(msg)
-	} else {
-		b.Key = g.enlistKey()
 	}
 	note := BranchNote{Document: rule.Document, Rule: rule.Name, Service: p.Service, Values: values,
 		Deadline: j.context.expiry()}
@@ -289,8 +292,8 @@ func unanswered(rule *policies.Call, b txn.Branch) (txn.Resolve, []byte) {
 	}
 }
 
-// enlistKey makes an Enlist repeatable: sidecar, incarnation, counter.
-func (g *Gate) enlistKey() string {
+// callName tells one forward call from every other, and makes its Enlist repeatable: sidecar, incarnation, counter.
+func (g *Gate) callName() string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.enlisted++
@@ -362,7 +365,7 @@ func (g *Gate) notEnlisted(r Request, rule *policies.Call, j joined, err error) 
 
 // after reports what the call answered. An answer that a later op reads is durable before the application sees it.
 func (x *branchExchange) after(ctx context.Context, g *Gate, res Response, err error) *Answer {
-	ev := txn.Returned{Branch: x.branch, Op: txn.Forward, Outcome: txn.Unknown}
+	ev := txn.Returned{Branch: x.branch, Op: txn.Forward, Outcome: txn.Unknown, Call: x.call}
 	var answer *Answer
 	if err != nil {
 		ev.Cause = err.Error()

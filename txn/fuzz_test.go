@@ -73,9 +73,9 @@ func (s *script) event(w *world) Event {
 	case 0:
 		return s.begin()
 	case 1, 2:
-		return Enlist{s.branch(""), s.next(2) == 0, Outcome(s.next(3)), []byte("r")}
+		return Enlist{s.branch(""), s.next(2) == 0, Outcome(s.next(3)), []byte("r"), s.call()}
 	case 3:
-		return Enlist{s.branch(s.id()), s.next(2) == 0, None, nil}
+		return Enlist{s.branch(s.id()), s.next(2) == 0, None, nil, s.call()}
 	case 4:
 		return Leave{s.id()}
 	case 5:
@@ -85,7 +85,7 @@ func (s *script) event(w *world) Event {
 	case 7:
 		return Force{s.id(), Op(s.next(7)), Act(s.next(3)), "ops", ""}
 	case 8:
-		return Returned{s.id(), Op(s.next(7)), Outcome(s.next(5)), []byte("r"), "wild"}
+		return Returned{s.id(), Op(s.next(7)), Outcome(s.next(5)), []byte("r"), "wild", s.call()}
 	case 9:
 		w.crash(s.next(2) == 0)
 		return Wake{}
@@ -97,13 +97,16 @@ func (s *script) event(w *world) Event {
 	}
 }
 
+// call names a forward call, or does not.
+func (s *script) call() string { return []string{"", "", "c1", "c2"}[s.next(4)] }
+
 // answer replies to something that really is in flight.
 func (s *script) answer(w *world) Event {
 	if len(w.m.flying) == 0 {
 		return Wake{}
 	}
 	f := w.m.flying[s.next(len(w.m.flying))]
-	return Returned{f.branch, f.op, Outcome(1 + s.next(4)), []byte("r"), "answered"}
+	return Returned{f.branch, f.op, Outcome(1 + s.next(4)), []byte("r"), "answered", f.call}
 }
 
 // FuzzStep plays any sequence of events; world.step checks the laws after each. Then the faults stop, and the
@@ -154,7 +157,7 @@ func drain(t *testing.T, w *world) {
 			return
 		case len(w.m.flying) > 0:
 			f := w.m.flying[0]
-			feed(t, w, Returned{f.branch, f.op, OK, nil, ""})
+			feed(t, w, Returned{f.branch, f.op, OK, nil, "", f.call})
 		case !w.wake.IsZero():
 			w.now = w.wake
 			feed(t, w, Wake{})

@@ -67,11 +67,11 @@ func parseEvent(w *world, d *datadriven.TestData) (Event, error) {
 		b, err := parseBranch(arg(0), opt)
 		answered, err2 := parseWord[Outcome](text(opt, "answered"), Unknown)
 		_, calling := opt["calling"]
-		return Enlist{b, calling, answered, value(opt, "result")}, first(err, err2)
+		return Enlist{b, calling, answered, value(opt, "result"), text(opt, "call")}, first(err, err2)
 	case "returned":
 		op, err := parseWord[Op](arg(1), Tell)
 		out, err2 := parseWord[Outcome](arg(2), Unknown)
-		return Returned{id(arg(0)), op, out, value(opt, "result"), text(opt, "cause")}, first(err, err2)
+		return Returned{id(arg(0)), op, out, value(opt, "result"), text(opt, "cause"), text(opt, "call")}, first(err, err2)
 	case "decide":
 		return Decide{arg(0) == "commit", text(opt, "reason"), value(opt, "answer")}, nil
 	case "leave":

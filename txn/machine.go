@@ -25,14 +25,16 @@ type flight struct {
 	branch string
 	op     Op
 	until  time.Time // zero: until Returned
+	call   string    // Enlist.Call
 }
 
 // Machine is one transaction. It is not safe for many goroutines.
 type Machine struct {
 	s      State
 	flying []flight
-	want   *Decide // a commit that waits for unanswered branches
-	rooted bool    // begun by this process, so its root request may still be running
+	landed []string // names of forward calls that were answered: their Enlist may still come twice
+	want   *Decide  // a commit that waits for unanswered branches
+	rooted bool     // begun by this process, so its root request may still be running
 	out    Output
 }
 
@@ -120,7 +122,7 @@ func (m *Machine) begin(now time.Time, s Spec) error {
 	m.log(Began{Spec: s, Expires: deadline(now, s.Timeout)})
 	for i := range s.Branches {
 		if s.Plan.Answers {
-			m.fly(now, &s.Branches[i])
+			m.fly(now, &s.Branches[i], "")
 		}
 	}
 	return nil
@@ -149,7 +151,7 @@ func (m *Machine) enlist(now time.Time, e Enlist) error {
 	case e.Answered == OK || e.Answered == Refused:
 		m.log(Settled{Branch: b.ID, Op: Forward, Outcome: e.Answered, Result: e.Result})
 	case e.Calling:
-		m.fly(now, &b)
+		m.fly(now, &b, e.Call)
 	}
 	return nil
 }
@@ -171,11 +173,13 @@ func (m *Machine) enlistAgain(now time.Time, e Enlist, old *BranchState) error {
 		return ErrDecided // its forward call must not leave any more
 	case old.Left:
 		return fmt.Errorf("branch %s has left: %w", old.ID, ErrConflict)
+	case m.flies(old.ID, e.Call):
+		// the same call, enlisted twice
 	default:
 		if known.Outcome != OK {
 			m.log(Enlisted{Branch: old.Branch, Again: true}) // what the last call answered no longer holds, and this must not be lost
 		}
-		m.fly(now, &old.Branch)
+		m.fly(now, &old.Branch, e.Call)
 	}
 	return nil
 }
@@ -224,20 +228,32 @@ func (m *Machine) place(b Branch) (Branch, error) {
 }
 
 // fly marks the forward call of b as running. Nothing is undone before it has landed.
-func (m *Machine) fly(now time.Time, b *Branch) {
+func (m *Machine) fly(now time.Time, b *Branch, call string) {
 	timeout := b.Timeout
 	if timeout <= 0 {
 		timeout = m.s.Spec.Plan.CallTimeout
 	}
-	m.flying = append(m.flying, flight{b.ID, Forward, deadline(now, timeout)})
+	m.flying = append(m.flying, flight{b.ID, Forward, deadline(now, timeout), call})
 }
 
-// land removes a call from the flying ones, the oldest if an application repeated it meanwhile, and reports
-// whether there was one.
-func (m *Machine) land(id string, op Op) bool {
-	i := slices.IndexFunc(m.flying, func(f flight) bool { return f.branch == id && f.op == op })
+// flies reports whether this very forward call is in flight, or was.
+func (m *Machine) flies(id, call string) bool {
+	return call != "" && (slices.Contains(m.landed, call) || slices.ContainsFunc(m.flying, func(f flight) bool {
+		return f.branch == id && f.op == Forward && f.call == call
+	}))
+}
+
+// land removes a call from the flying ones and reports whether there was one. A call without a name is the oldest: an
+// application may have repeated it meanwhile.
+func (m *Machine) land(id string, op Op, call string) bool {
+	i := slices.IndexFunc(m.flying, func(f flight) bool {
+		return f.branch == id && f.op == op && (call == "" || f.call == call)
+	})
 	if i < 0 {
 		return false
+	}
+	if call := m.flying[i].call; call != "" {
+		m.landed = append(m.landed, call)
 	}
 	m.flying = slices.Delete(m.flying, i, i+1)
 	return true

@@ -5,15 +5,17 @@ import "time"
 // returned takes the answer of a call. Late and repeated answers change nothing that is settled; a final one
 // counts whoever made the call, one that is not final counts only for a call that is flying.
 func (m *Machine) returned(now time.Time, e Returned) {
-	landed := m.land(e.Branch, e.Op)
+	landed := m.land(e.Branch, e.Op, e.Call)
 	if m.s.Phase.Done() || !m.awaits(e.Branch, e.Op) {
 		return
 	}
 	switch {
 	case e.Op == Ask && e.Branch != "":
 		m.askReturned(now, e, landed)
+	case e.Outcome == Refused && !landed && e.Call != "" && m.inFlight(e.Branch, e.Op):
+		// an earlier call's answer, late or repeated: it says nothing about the one that is flying
 	case m.isFinal(e):
-		m.log(Settled(e))
+		m.log(Settled{e.Branch, e.Op, e.Outcome, e.Result, e.Cause})
 	case e.Outcome == Refused && m.s.Spec.Plan.Refusal == RefusalHalts && (e.Op == Commit || e.Op == Undo):
 		m.log(Halted{e.Branch, e.Op, e.Cause})
 	case landed:

@@ -122,6 +122,7 @@ type (
 		Calling  bool
 		Answered Outcome // None or OK
 		Result   []byte
+		Call     string // tells this forward call from others of the same branch; Returned names it again
 	}
 
 	// Leave takes a branch out: it is neither committed nor undone.
@@ -146,6 +147,7 @@ type (
 		Outcome Outcome
 		Result  []byte
 		Cause   string
+		Call    string // of the Enlist that it answers; empty: the oldest call of the branch
 	}
 
 	// Wake says that the time of Output.Wake has come, or that the machine was restored.

@@ -58,7 +58,7 @@ func (c *Client) Identity(ctx context.Context, address string) (Identity, error)
 
 // Enlist relays to the owner. The document goes along if it is not nil.
 func (c *Client) Enlist(ctx context.Context, owner string, id txn.ID, e txn.Enlist, doc *Document) (interceptor.Placed, error) {
-	w := wireEnlist{Tx: id, Branch: wireBranch(e.Branch), Calling: e.Calling, Answered: e.Answered, Result: e.Result}
+	w := wireEnlist{Tx: id, Branch: wireBranch(e.Branch), Calling: e.Calling, Answered: e.Answered, Result: e.Result, Call: e.Call}
 	if doc != nil {
 		w.Document = &wireDocument{Hash: doc.Hash, Name: doc.Source.Name, Data: doc.Source.Data}
 	}

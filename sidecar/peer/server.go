@@ -139,7 +139,7 @@ func (s *Server) enlist(ctx context.Context, body []byte) (any, error) {
 		return nil, err
 	}
 	p, err := enlist(ctx, s.opt.Local, w.Tx, txn.Enlist{Branch: txn.Branch(w.Branch), Calling: w.Calling,
-		Answered: w.Answered, Result: w.Result})
+		Answered: w.Answered, Result: w.Result, Call: w.Call})
 	return wirePlaced(p), err
 }
 

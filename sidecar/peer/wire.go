@@ -34,6 +34,7 @@ type wireEnlist struct {
 	Calling  bool          `json:"calling,omitempty"`
 	Answered txn.Outcome   `json:"answered,omitempty"`
 	Result   []byte        `json:"result,omitempty"`
+	Call     string        `json:"call,omitempty"`
 	Document *wireDocument `json:"document,omitempty"`
 }
 
@@ -54,6 +55,7 @@ type wireReturned struct {
 	Outcome txn.Outcome `json:"outcome"`
 	Result  []byte      `json:"result,omitempty"`
 	Cause   string      `json:"cause,omitempty"`
+	Call    string      `json:"call,omitempty"`
 }
 
 type wireReturn struct {

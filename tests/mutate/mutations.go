@@ -79,6 +79,8 @@ func ofOrder() []mutation {
 			old: "b := txn.Branch{Name: rule.Name, After: j.parents,", now: "b := txn.Branch{Name: rule.Name, After: nil,"},
 		{name: "undo does not wait for the forward call", law: "flight", file: "txn/advance.go", quick: true,
 			old: "return false // its answer may still turn the branch around", now: "return true"},
+		{name: "a report lands whichever call of the branch", law: "flight", file: "txn/machine.go",
+			old: "(call == \"\" || f.call == call)", now: "true"},
 		{name: "a chain is called side by side", law: "L1", file: "txn/order.go",
 			old: "if m.follows(i, j) && !c.Left && c.Known[Forward].Outcome != OK {", now: "if i < 0 {"},
 	}

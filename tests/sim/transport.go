@@ -78,7 +78,7 @@ func (t wire) Enlist(ctx context.Context, owner string, id txn.ID, e txn.Enlist,
 func (t wire) Returned(ctx context.Context, owner string, id txn.ID, e txn.Returned, durable bool) error {
 	w := t.n.w
 	to, f := w.byOwner(owner), w.leaving[w.cur]
-	got, err := w.carry(w.cur, link{twice: final(e)}, &to.side, peerTimeout, func(*actor) any {
+	got, err := w.carry(w.cur, link{twice: true}, &to.side, peerTimeout, func(*actor) any {
 		w.lands(id, e.Branch, f)
 		return enlisted{err: to.relay.Returned(ctx, id, e, durable)}
 	})
@@ -87,8 +87,6 @@ func (t wire) Returned(ctx context.Context, owner string, id txn.ID, e txn.Retur
 	}
 	return overTheWire(got.(enlisted).err)
 }
-
-func final(e txn.Returned) bool { return e.Outcome == txn.OK || e.Outcome == txn.Refused }
 
 func overTheWire(err error) error {
 	if err == nil || refusedBy(err) {
