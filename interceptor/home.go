@@ -396,6 +396,9 @@ func (g *Gate) bury(ctx context.Context, c HomeCall, r row, out txn.Outcome, cau
 	return HomeReply{Outcome: out, Cause: cause}
 }
 
+const nobodyKnows = "the forward call was started and how it ended is not known (a crash, a break or a 5xx), and the rule has " +
+	"neither query nor barrier: Key"
+
 // unresolved is the end of the line: the policy's query if there is one, else nobody can know.
 func (g *Gate) unresolved(ctx context.Context, c HomeCall, r row) HomeReply {
 	switch {
@@ -408,9 +411,9 @@ func (g *Gate) unresolved(ctx context.Context, c HomeCall, r row) HomeReply {
 	case r.Request != nil:
 		return HomeReply{Outcome: txn.Unknown, Cause: "the application does not answer under the call's key"}
 	case c.Op == txn.Ask:
-		return HomeReply{Outcome: txn.None, Cause: "crashed between started and done, and the rule has neither query nor barrier: Key"}
+		return HomeReply{Outcome: txn.None, Cause: nobodyKnows}
 	default:
-		return HomeReply{Outcome: txn.Refused, Cause: "crashed between started and done, and the rule has neither query nor barrier: Key"}
+		return HomeReply{Outcome: txn.Refused, Cause: nobodyKnows}
 	}
 }
 

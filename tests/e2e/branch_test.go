@@ -37,7 +37,7 @@ func TestCrashedProxyBarrierIsStuck(t *testing.T) {
 	if err != nil || r.status != 500 || r.header.Get("Tx-Error") != "TXM0119" || r.header.Get("Tx-Status") != "stuck" {
 		t.Errorf("the client got %d %s %v, want 500 TXM0119", r.status, r.body, err)
 	}
-	const cause = "crashed between started and done, and the rule has neither query nor barrier: Key"
+	const cause = "the forward call was started and how it ended is not known (a crash, a break or a 5xx), and the rule has neither query nor barrier: Key"
 	if !strings.Contains(r.body, cause) {
 		t.Errorf("the answer %s does not say %q", r.body, cause)
 	}
