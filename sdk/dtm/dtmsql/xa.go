@@ -201,6 +201,8 @@ func (x xid) released(ctx context.Context, db *sql.DB, session int64) error {
 		return nil
 	}
 	const pause = 2 * time.Millisecond
+	ctx, stop := context.WithTimeout(ctx, cleanMax)
+	defer stop()
 	for {
 		var n int
 		if err := db.QueryRowContext(ctx, "select count(*) from information_schema.processlist where id = ?", session).Scan(&n); err != nil {
