@@ -113,7 +113,7 @@ func (s *Sidecar) sweepOwner(ctx context.Context, owner string, rows []intercept
 	for _, o := range rows {
 		id, _, _ := interceptor.SplitBranchName(o.Branch)
 		switch phases[id] {
-		case txn.Committed.String(), txn.Aborted.String():
+		case txn.Committed.String(), txn.Aborted.String(), txn.Ceased.String():
 		case peer.PhaseUnknown:
 			// Forgotten by its owner, who forgets nothing that is not finished. Give lost answers their time.
 			if time.Since(o.Deadline) < s.cfg.Retention {
