@@ -74,6 +74,43 @@ type Documents interface {
 	Keep(ctx context.Context, hash string, doc policies.Source) error
 }
 
+// Door makes the requests of transactions that its own clients began, and reads their answers. It is called by many
+// goroutines and does no I/O.
+type Door interface {
+	// Request makes the request of a call out of the targets and notes that the door wrote. An error says that no
+	// repeat can make it right.
+	Request(c txn.Call) (*Direct, error)
+	// Judge says what an answer means.
+	Judge(c txn.Call, a DirectAnswer) (out txn.Outcome, result []byte, cause string)
+}
+
+// Protocol is how a Direct request travels.
+type Protocol uint8
+
+// The protocols. A body of gRPC is passed as it is, without knowing its type.
+const (
+	HTTP Protocol = iota
+	GRPC
+)
+
+// Direct is a request to a URL that a client of a door named, past policies and barriers.
+type Direct struct {
+	Protocol Protocol
+	Method   string      // of HTTP
+	URL      string      // absolute; of gRPC: host:port/package.Service/Method
+	Header   http.Header // of gRPC: metadata
+	Body     []byte
+}
+
+// DirectAnswer is what came back: an answer of HTTP, or a gRPC status, or Err, after which the request may have
+// arrived or not.
+type DirectAnswer struct {
+	Reply   *Reply // of gRPC: its Body alone
+	Code    uint32 // of gRPC
+	Message string // of gRPC, beside a Code that is not 0
+	Err     error
+}
+
 // Outgoing is a request made by a sidecar on its own account.
 type Outgoing struct {
 	Method string

@@ -134,7 +134,7 @@ func (s *Sidecar) newID() txn.ID {
 
 func (s *Sidecar) newEngine() (*engine.Engine, error) {
 	m := s.metrics
-	return engine.New(engine.Config{Store: s.store, Owner: s.store.Owner(), Caller: s.caller, Log: s.log,
+	return engine.New(engine.Config{Store: s.store, Owner: s.store.Owner(), Caller: s.caller, Lane: s.caller.Lane, Log: s.log,
 		CallTimeout: s.cfg.CallTimeout, Limits: engine.Limits{Open: s.cfg.MaxOpen, Branches: s.cfg.MaxBranches},
 		Observer: engine.Observer{Began: m.onBegun, Decided: m.onDecided, Halted: m.onHalted, Finished: m.onFinished,
 			Called: m.onCalled, Appended: m.onAppended}})
