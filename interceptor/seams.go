@@ -13,6 +13,9 @@ import (
 // ErrBranches says that a transaction has as many branches as its owner allows. Branches wraps it.
 var ErrBranches = errors.New("too many branches in one transaction")
 
+// ErrTooLarge says that an event is larger than the journal takes.
+var ErrTooLarge = errors.New("too large for the journal")
+
 // Coordinator is the machine room of this sidecar: the engine that decides the transactions it owns.
 type Coordinator interface {
 	// Do feeds one event and returns when what it recorded is durable.
@@ -147,4 +150,24 @@ type HomeReply struct {
 	Reply   *Reply
 	ByQuery bool
 	Cause   string
+}
+
+// Fact is one record of a transaction, and when it was decided.
+type Fact struct {
+	At     time.Time
+	Record txn.Record
+}
+
+// Title is a transaction in a listing. Next continues the listing behind it.
+type Title struct {
+	ID   txn.ID
+	Next string
+}
+
+// TitleQuery selects transactions of one door. Zero fields select all.
+type TitleQuery struct {
+	Door   string
+	Phases []txn.Phase
+	Begun  struct{ After, Before time.Time } // After is inclusive
+	From   string                            // Title.Next
 }

@@ -215,6 +215,9 @@ func (s *Sidecar) drain() error {
 
 // appAnswers reports whether the application's port still takes connections.
 func (s *Sidecar) appAnswers(ctx context.Context) bool {
+	if s.cfg.Alone() {
+		return false
+	}
 	conn, err := (&net.Dialer{Timeout: appDialMax}).DialContext(ctx, "tcp", s.cfg.App)
 	if err != nil {
 		return false
