@@ -18,7 +18,7 @@ GOLANGCI := $(shell $(GO) env GOPATH)/bin/golangci-lint-$(GOLANGCI_VERSION)
 need = @test -e $(1) || { echo "make $@: $(2) does not exist yet ($(1))" >&2; exit 2; }
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race test-net test-compat soak demo sim mutate fuzz bench bench-quick lint lint-ready check e2e cover-e2e clean
+.PHONY: help build test race test-net test-compat soak demo sim mutate fuzz bench bench-quick lint lint-ready check e2e cover-e2e proto clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -97,6 +97,14 @@ cover-e2e: ## which functions of txn and engine no process test reached, and why
 	GOCOVERDIR=$(CURDIR)/bin/cover/data TXMESH_BIN=$(CURDIR)/bin/cover $(GO) test -count=1 -timeout 20m ./tests/e2e/
 	$(GO) tool covdata textfmt -pkg=txmesh/txn,txmesh/txn/barrier,txmesh/sidecar/engine -i=bin/cover/data -o=bin/cover/profile
 	$(GO) tool cover -func=bin/cover/profile | $(GO) run ./tests/e2e/reached tests/e2e/unreached.txt
+
+# The generators are pinned; protoc itself comes with the Python package grpcio-tools.
+proto: ## generate the code of the gRPC API of DTM anew
+	d=$$(mktemp -d) && python3 -m venv $$d && $$d/bin/pip -q install grpcio-tools==1.85.1 && \
+	GOBIN=$$d/bin $(GO) install google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12 && \
+	GOBIN=$$d/bin $(GO) install google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2 && \
+	cd interceptor/dtm/dtmgimp && PATH=$$d/bin:$$PATH $$d/bin/python -m grpc_tools.protoc -I. --go_out=. \
+	  --go_opt=paths=source_relative --go-grpc_out=. --go-grpc_opt=paths=source_relative dtmgimp.proto && rm -rf $$d
 
 clean: ## remove what was built
 	rm -rf bin

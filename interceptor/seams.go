@@ -13,6 +13,9 @@ import (
 // ErrBranches says that a transaction has as many branches as its owner allows. Branches wraps it.
 var ErrBranches = errors.New("too many branches in one transaction")
 
+// ErrTooLarge says that an event is larger than the journal takes.
+var ErrTooLarge = errors.New("too large for the journal")
+
 // Coordinator is the machine room of this sidecar: the engine that decides the transactions it owns.
 type Coordinator interface {
 	// Do feeds one event and returns when what it recorded is durable.
@@ -74,6 +77,43 @@ type Documents interface {
 	Keep(ctx context.Context, hash string, doc policies.Source) error
 }
 
+// Door makes the requests of transactions that its own clients began, and reads their answers. It is called by many
+// goroutines and does no I/O.
+type Door interface {
+	// Request makes the request of a call out of the targets and notes that the door wrote. An error says that no
+	// repeat can make it right.
+	Request(c txn.Call) (*Direct, error)
+	// Judge says what an answer means.
+	Judge(c txn.Call, a DirectAnswer) (out txn.Outcome, result []byte, cause string)
+}
+
+// Protocol is how a Direct request travels.
+type Protocol uint8
+
+// The protocols. A body of gRPC is passed as it is, without knowing its type.
+const (
+	HTTP Protocol = iota
+	GRPC
+)
+
+// Direct is a request to a URL that a client of a door named, past policies and barriers.
+type Direct struct {
+	Protocol Protocol
+	Method   string      // of HTTP
+	URL      string      // absolute; of gRPC: host:port/package.Service/Method
+	Header   http.Header // of gRPC: metadata
+	Body     []byte
+}
+
+// DirectAnswer is what came back: an answer of HTTP, or a gRPC status, or Err, after which the request may have
+// arrived or not.
+type DirectAnswer struct {
+	Reply   *Reply // of gRPC: its Body alone
+	Code    uint32 // of gRPC
+	Message string // of gRPC, beside a Code that is not 0
+	Err     error
+}
+
 // Outgoing is a request made by a sidecar on its own account.
 type Outgoing struct {
 	Method string
@@ -110,4 +150,24 @@ type HomeReply struct {
 	Reply   *Reply
 	ByQuery bool
 	Cause   string
+}
+
+// Fact is one record of a transaction, and when it was decided.
+type Fact struct {
+	At     time.Time
+	Record txn.Record
+}
+
+// Title is a transaction in a listing. Next continues the listing behind it.
+type Title struct {
+	ID   txn.ID
+	Next string
+}
+
+// TitleQuery selects transactions of one door. Zero fields select all.
+type TitleQuery struct {
+	Door   string
+	Phases []txn.Phase
+	Begun  struct{ After, Before time.Time } // After is inclusive
+	From   string                            // Title.Next
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"net"
+	neturl "net/url"
 	"regexp"
 	"slices"
 	"strconv"
@@ -52,6 +53,15 @@ func (p *problems) sorted() Problems {
 	}
 	slices.SortStableFunc(p.list, func(a, b Problem) int { return rank(a) - rank(b) })
 	return p.list
+}
+
+// url checks an absolute http or https URL.
+func (p *problems) url(key, value string) string {
+	u, err := neturl.Parse(value)
+	if value != "" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
+		p.add(key, value, "is not a URL", "write for example http://127.0.0.1:8080/path")
+	}
+	return value
 }
 
 // qualified puts a service without namespace into one.
@@ -232,8 +242,11 @@ func (p *problems) check(c *Config) {
 	case !serviceName.MatchString(c.Service):
 		p.add("service", c.Service, "is not namespace/name", "use lower-case letters, digits and '-'")
 	}
-	if c.App == "" {
+	if c.Alone() && !c.DTM.Open() {
 		p.add("app", "", "is missing", "give the application's host:port")
+	}
+	if c.Alone() && len(c.Upstreams) > 0 {
+		p.add("upstreams", c.Upstreams[0].Service, "has no application beside it that could call it", "give the application's host:port as app")
 	}
 	if len(c.Peers) > 0 && c.MeshSecretFile == "" {
 		p.add("mesh-secret-file", "", "is missing, but there are peers", "make one file for the whole mesh with `openssl rand -hex 32`")

@@ -27,6 +27,8 @@ type Config struct {
 	Peers     []string
 	Policies  []string
 
+	DTM DTM
+
 	TrustedGateways []netip.Prefix // whose tx-start counts at Inbound
 
 	DataDir        string
@@ -202,6 +204,14 @@ func (p *problems) values(v *viper.Viper) Config {
 		CommitWait: p.duration("commit-wait", one("commit-wait")), TimeoutDefault: p.duration("timeout-default", one("timeout-default")),
 		GracePeriod: p.duration("grace-period", one("grace-period")), Retention: p.duration("retention", one("retention")),
 		RetentionBytes: p.size("retention-bytes", one("retention-bytes")), MemoryLimit: p.size("memory-limit", one("memory-limit"))}
+	c.DTM = DTM{HTTP: p.address("dtm", one("dtm"), false), GRPC: p.address("dtm-grpc", one("dtm-grpc"), false),
+		TimeoutToFail: p.duration("dtm-timeout-to-fail", one("dtm-timeout-to-fail")), RetryInterval: p.duration("dtm-retry-interval", one("dtm-retry-interval")),
+		RetryMax: p.duration("dtm-retry-max", one("dtm-retry-max")), RequestTimeout: p.duration("dtm-request-timeout", one("dtm-request-timeout")),
+		ResumeAfter: p.duration("dtm-resume-after", one("dtm-resume-after")), AlertURL: p.url("dtm-alert-url", one("dtm-alert-url")),
+		AlertAfter: p.number("dtm-alert-after", one("dtm-alert-after"))}
+	if c.DTM.Open() && c.Alone() && c.Service == "" {
+		c.Service = aloneService
+	}
 	for _, a := range p.list1("peers", v.Get("peers")) {
 		c.Peers = append(c.Peers, p.address("peers", a, true))
 	}

@@ -80,6 +80,8 @@ func TestExampleInTheReferenceLoads(t *testing.T) {
 			{Service: "bank/savings", Listen: "127.0.0.1:9002", To: []string{"savings:15806"}}},
 		LogLevel: "info", LogFormat: "json", MaxBody: 1 << 20, MaxConnections: 10000, MaxOpen: 10000, MaxBranches: 1000,
 		CallTimeout: 10 * time.Second, PeerTimeout: 5 * time.Second, CommitWait: 5 * time.Second,
+		DTM: DTM{TimeoutToFail: 35 * time.Second, RetryInterval: time.Second, RetryMax: time.Minute,
+			RequestTimeout: 3 * time.Second, ResumeAfter: 10 * time.Second, AlertAfter: 3},
 		TimeoutDefault: 30 * time.Second, GracePeriod: 30 * time.Second, Retention: 24 * time.Hour,
 		RetentionBytes: 1 << 30, MemoryLimit: 64 << 20}
 	if diff := cmp.Diff(want, got); diff != "" {

@@ -34,10 +34,19 @@ type key struct {
 // keys is the table of all that can be configured. docs/reference/config.md and --help are printed from it.
 func keys() []key {
 	return []key{
-		{name: "service", kind: text, doc: "name of the service beside this sidecar, as namespace/name; without namespace it is in `default`. Required."},
-		{name: "app", kind: address, doc: "host:port of the application. Required."},
+		{name: "service", kind: text, doc: "name of the service beside this sidecar, as namespace/name; without namespace it is in `default`. Required with an application"},
+		{name: "app", kind: address, doc: "host:port of the application. Required, unless `dtm` or `dtm-grpc` is set: then, without it, the sidecar stands alone and opens neither inbound, outbound nor upstream ports"},
 		{name: "inbound", kind: address, def: "127.0.0.1:15806", doc: "where requests for the application arrive; port 0 picks one and the ready line tells it"},
 		{name: "advertise", kind: address, doc: "host:port by which callers name the inbound port, if it differs from what it is bound to"},
+		{name: "dtm", kind: address, doc: "where clients of DTM are served over HTTP and JSON-RPC; DTM's own port is 36789. None: not at all"},
+		{name: "dtm-grpc", kind: address, doc: "where clients of DTM are served over gRPC; DTM's own port is 36790. None: not at all"},
+		{name: "dtm-timeout-to-fail", kind: duration, def: "35s", doc: "time to the decision of a tcc, xa or msg of a client of DTM that names none"},
+		{name: "dtm-retry-interval", kind: duration, def: "1s", doc: "pause before the first repeat of a call for a client of DTM that names none; it doubles from there"},
+		{name: "dtm-retry-max", kind: duration, def: "1m", doc: "longest such pause"},
+		{name: "dtm-request-timeout", kind: duration, def: "3s", doc: "longest time that a call may take for a client of DTM that names none"},
+		{name: "dtm-resume-after", kind: duration, def: "10s", doc: "a workflow of a client of DTM that has not ended after so long is called again"},
+		{name: "dtm-alert-url", kind: text, doc: "URL that is told, by POST, of a branch that keeps failing for a client of DTM"},
+		{name: "dtm-alert-after", kind: number, def: "3", doc: "failed tries after which it is told"},
 		{name: "trusted-gateways", kind: networks, doc: "networks whose requests to the inbound port may begin transactions by tx-start, in CIDR notation or as addresses, separated by commas; the header is removed from all others"},
 		{name: "outbound", kind: address, def: "127.0.0.1:15801", doc: "forward proxy for the application's own calls (HTTP_PROXY); `off` for none"},
 		{name: "upstreams", kind: upstreams, doc: "services that the application calls by an address of its own: a list of {service, listen, to, host}. As flag or variable: `service=accounts,listen=127.0.0.1:0,to=10.0.0.7:15806|10.0.0.8:15806,host=accounts.bank`, several separated by `;`"},

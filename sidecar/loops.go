@@ -113,7 +113,7 @@ func (s *Sidecar) sweepOwner(ctx context.Context, owner string, rows []intercept
 	for _, o := range rows {
 		id, _, _ := interceptor.SplitBranchName(o.Branch)
 		switch phases[id] {
-		case txn.Committed.String(), txn.Aborted.String():
+		case txn.Committed.String(), txn.Aborted.String(), txn.Ceased.String():
 		case peer.PhaseUnknown:
 			// Forgotten by its owner, who forgets nothing that is not finished. Give lost answers their time.
 			if time.Since(o.Deadline) < s.cfg.Retention {
@@ -215,6 +215,9 @@ func (s *Sidecar) drain() error {
 
 // appAnswers reports whether the application's port still takes connections.
 func (s *Sidecar) appAnswers(ctx context.Context) bool {
+	if s.cfg.Alone() {
+		return false
+	}
 	conn, err := (&net.Dialer{Timeout: appDialMax}).DialContext(ctx, "tcp", s.cfg.App)
 	if err != nil {
 		return false

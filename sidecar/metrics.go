@@ -36,7 +36,7 @@ func metricTable() []metric {
 		{"txmesh_peers_silent", "gauge", nil, "configured peers that did not answer when asked last"},
 		{"txmesh_transactions_begun_total", "counter", []string{"mode"}, "transactions begun"},
 		{"txmesh_decisions_total", "counter", []string{"decision"}, "transactions decided: commit or abort"},
-		{"txmesh_transactions_total", "counter", []string{"mode", "end"}, "transactions ended: committed or aborted"},
+		{"txmesh_transactions_total", "counter", []string{"mode", "end"}, "transactions ended: committed, aborted or stopped by an operator"},
 		{"txmesh_transaction_age_seconds", "histogram", []string{"end"}, "from begin to end"},
 		{"txmesh_halted_total", "counter", []string{"op"}, "ops that began to wait for an operator"},
 		{"txmesh_calls_total", "counter", []string{"op", "outcome"}, "calls made by the engine"},
@@ -69,6 +69,11 @@ func MetricsReference() string {
 	return b.String()
 }
 
+// ends is how many phases end a transaction; they are the last ones.
+const ends = int(txn.Ceased-txn.Committed) + 1
+
+func endWord(i int) string { return (txn.Committed + txn.Phase(i)).String() }
+
 // metrics holds every series from the start, so that a rate is seen from the first event on.
 type metrics struct {
 	registry *prometheus.Registry
@@ -78,9 +83,9 @@ type metrics struct {
 	oldest, orphanAge, orphans, open, accepting, silent tally.Gauge
 
 	begun                             map[txn.Mode]tally.Counter
-	ended                             map[txn.Mode][2]tally.Counter // aborted, committed
+	ended                             map[txn.Mode][ends]tally.Counter
 	decisions                         [2]tally.Counter
-	age                               [2]tally.Histogram
+	age                               [ends]tally.Histogram
 	calls                             [txn.NumOps][txn.Unknown + 1]tally.Counter
 	callTime                          [txn.NumOps]tally.Histogram
 	halted                            [txn.NumOps]tally.Counter
@@ -111,7 +116,7 @@ func newMetrics(version string) *metrics {
 		shadowed: scope.Counter("shadowed_total"), reloads: scope.Counter("policy_reloads_total"),
 		reloadErrors: scope.Counter("policy_reload_errors_total"),
 		verdicts:     map[string]tally.Counter{}, refused: map[string]tally.Counter{},
-		begun: map[txn.Mode]tally.Counter{}, ended: map[txn.Mode][2]tally.Counter{}}
+		begun: map[txn.Mode]tally.Counter{}, ended: map[txn.Mode][ends]tally.Counter{}}
 	scope.Tagged(map[string]string{"version": version, "go": runtime.Version()}).Gauge("build_info").Update(1)
 	m.tagged()
 	return m
@@ -129,11 +134,16 @@ func (m *metrics) tagged() {
 	times := tally.MustMakeExponentialDurationBuckets(250*time.Microsecond, 4, 9)
 	for mode := range txn.Modes() {
 		m.begun[mode] = tag("mode", string(mode)).Counter("transactions_begun_total")
-		m.ended[mode] = [2]tally.Counter{tag("mode", string(mode), "end", "aborted").Counter("transactions_total"),
-			tag("mode", string(mode), "end", "committed").Counter("transactions_total")}
+		var ended [ends]tally.Counter
+		for i := range ended {
+			ended[i] = tag("mode", string(mode), "end", endWord(i)).Counter("transactions_total")
+		}
+		m.ended[mode] = ended
 	}
-	for i, end := range []string{"aborted", "committed"} {
-		m.age[i] = tag("end", end).Histogram("transaction_age_seconds", ages)
+	for i := range m.age {
+		m.age[i] = tag("end", endWord(i)).Histogram("transaction_age_seconds", ages)
+	}
+	for i := range m.decisions {
 		m.decisions[i] = tag("decision", []string{"abort", "commit"}[i]).Counter("decisions_total")
 		m.appendTime[i] = tag("sync", []string{"false", "true"}[i]).Histogram("append_seconds", times)
 		for j, direction := range []string{"inbound", "outbound"} {
@@ -172,7 +182,7 @@ func (m *metrics) onDecided(_ txn.Mode, commit bool) { m.decisions[index(commit)
 func (m *metrics) onHalted(_ txn.Mode, op txn.Op) { m.halted[op].Inc(1) }
 
 func (m *metrics) onFinished(mode txn.Mode, end txn.Phase, age time.Duration) {
-	i := index(end == txn.Committed)
+	i := end - txn.Committed
 	m.age[i].RecordDuration(age)
 	if c, ok := m.ended[mode]; ok {
 		c[i].Inc(1)

@@ -19,10 +19,12 @@ type Addresses struct {
 	Ready     bool              `json:"ready"`
 	Owner     string            `json:"owner"`
 	Service   string            `json:"service"`
-	Inbound   string            `json:"inbound"`
+	Inbound   string            `json:"inbound,omitempty"`
 	Outbound  string            `json:"outbound,omitempty"`
 	API       string            `json:"api"`
 	Peer      string            `json:"peer"`
+	DTM       string            `json:"dtm,omitempty"`
+	DTMGRPC   string            `json:"dtm_grpc,omitempty"`
 	Upstreams map[string]string `json:"upstreams"`
 	TokenFile string            `json:"token_file"`
 }
@@ -41,6 +43,8 @@ type ports struct {
 	inbound   net.Listener
 	outbound  net.Listener
 	api, peer net.Listener
+	dtm       net.Listener
+	dtmGRPC   net.Listener
 	upstreams map[string]net.Listener
 }
 
@@ -56,7 +60,7 @@ func (s *Sidecar) bind() error {
 		return err
 	}
 	inbound := s.cfg.Advertise
-	if inbound == "" {
+	if inbound == "" && p.inbound != nil {
 		inbound = p.inbound.Addr().String()
 	}
 	s.directory.SetSelf(peer.Identity{Owner: s.owner, Incarnation: s.gate.Incarnation, Service: s.cfg.Service, Inbound: inbound})
@@ -65,6 +69,26 @@ func (s *Sidecar) bind() error {
 }
 
 func (s *Sidecar) bindAll(p *ports) error {
+	if !s.cfg.Alone() {
+		if err := s.openProxies(p); err != nil {
+			return err
+		}
+	}
+	if s.cfg.DTM.Open() {
+		if err := s.openDTM(p); err != nil {
+			return err
+		}
+	}
+	var err error
+	if p.api, err = p.openServer("api", s.cfg.API, s.admin, s.cfg.MaxConnections); err != nil {
+		return err
+	}
+	p.peer, err = p.openServer("peer", s.cfg.Peer, s.peers, s.cfg.MaxConnections)
+	return err
+}
+
+// openProxies opens the ports of the data path.
+func (s *Sidecar) openProxies(p *ports) error {
 	opt := proxy.Options{Gate: counted{s.gate, s.metrics}, Log: s.log, Limits: proxy.Limits{Conns: s.cfg.MaxConnections}}
 	gated := opt
 	gated.Trusted = trusts(s.cfg.TrustedGateways)
@@ -100,11 +124,7 @@ func (s *Sidecar) bindAll(p *ports) error {
 			return err
 		}
 	}
-	if p.api, err = p.openServer("api", s.cfg.API, s.admin, s.cfg.MaxConnections); err != nil {
-		return err
-	}
-	p.peer, err = p.openServer("peer", s.cfg.Peer, s.peers, s.cfg.MaxConnections)
-	return err
+	return nil
 }
 
 func (p *ports) openServer(name, address string, h http.Handler, conns int) (net.Listener, error) {
@@ -174,10 +194,15 @@ func (s *Sidecar) shutdown() error {
 
 func (s *Sidecar) addresses() Addresses {
 	p := &s.ports
-	a := Addresses{Ready: true, Owner: s.owner, Service: s.cfg.Service, Inbound: p.inbound.Addr().String(),
+	a := Addresses{Ready: true, Owner: s.owner, Service: s.cfg.Service,
 		API: p.api.Addr().String(), Peer: p.peer.Addr().String(), Upstreams: map[string]string{}, TokenFile: s.tokenFile}
-	if p.outbound != nil {
-		a.Outbound = p.outbound.Addr().String()
+	for _, o := range []struct {
+		to *string
+		l  net.Listener
+	}{{&a.Inbound, p.inbound}, {&a.Outbound, p.outbound}, {&a.DTM, p.dtm}, {&a.DTMGRPC, p.dtmGRPC}} {
+		if o.l != nil {
+			*o.to = o.l.Addr().String()
+		}
 	}
 	for service, l := range p.upstreams {
 		a.Upstreams[service] = l.Addr().String()

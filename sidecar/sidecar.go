@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"txmesh/interceptor"
+	"txmesh/interceptor/dtm"
 	"txmesh/policies"
 	"txmesh/sidecar/admin"
 	"txmesh/sidecar/engine"
@@ -39,6 +40,7 @@ type Sidecar struct {
 	engine    *engine.Engine
 	caller    *outbound.Caller
 	app       *outbound.App
+	dtm       *dtm.Service // nil: no clients of DTM are served
 	client    *peer.Client
 	directory *peer.Directory
 	gate      *interceptor.Gate
@@ -55,13 +57,13 @@ type Sidecar struct {
 // New opens the store and wires the parts. Nothing runs and no port is open before Run. Close it in any case.
 func New(cfg Config, version string, log *slog.Logger) (*Sidecar, error) {
 	s := &Sidecar{cfg: cfg, log: log, metrics: newMetrics(version), reasons: []string{"starting"}}
-	if err := s.wire(); err != nil {
+	if err := s.wire(version); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
 }
 
-func (s *Sidecar) wire() error {
+func (s *Sidecar) wire(version string) error {
 	var err error
 	s.store, err = badger.Open(badger.Options{Dir: s.cfg.DataDir, Log: s.log, RetainBytes: s.cfg.RetentionBytes})
 	if err != nil {
@@ -89,10 +91,15 @@ func (s *Sidecar) wire() error {
 		return err
 	}
 	s.app = outbound.NewApp(s.cfg.App, s.cfg.MaxBody)
-	s.caller = outbound.New(outbound.Options{Documents: s.docs, Homes: (*homes)(s), Places: (*places)(s), Keys: keys,
+	doors := map[string]interceptor.Door{}
+	s.caller = outbound.New(outbound.Options{Doors: doors, Documents: s.docs, Homes: (*homes)(s), Places: (*places)(s), Keys: keys,
 		SecretsDir: s.cfg.SecretsDir, BodyMax: s.cfg.MaxBody, AllowLinkLocal: s.cfg.AllowLinkLocal, Now: time.Now})
 	if s.engine, err = s.newEngine(); err != nil {
 		return err
+	}
+	if s.cfg.DTM.Open() {
+		s.dtm = s.newDTM(version)
+		doors[dtm.Name] = s.dtm // nothing is called before Run
 	}
 	if s.gate, err = s.newGate(keys, peer.NewRelay(s.owner, s.engine, s.client, s.docs)); err != nil {
 		return err
@@ -155,6 +162,9 @@ func (s *Sidecar) Close() error {
 	if s.caller != nil {
 		s.caller.Close()
 		s.app.Close()
+	}
+	if s.dtm != nil {
+		s.dtm.Close()
 	}
 	if s.client != nil {
 		s.client.Close()

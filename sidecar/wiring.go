@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/oklog/ulid/v2"
 
@@ -134,10 +135,17 @@ func (s *Sidecar) newID() txn.ID {
 
 func (s *Sidecar) newEngine() (*engine.Engine, error) {
 	m := s.metrics
-	return engine.New(engine.Config{Store: s.store, Owner: s.store.Owner(), Caller: s.caller, Log: s.log,
+	return engine.New(engine.Config{Store: s.store, Owner: s.store.Owner(), Caller: s.caller, Lane: s.caller.Lane, Log: s.log,
 		CallTimeout: s.cfg.CallTimeout, Limits: engine.Limits{Open: s.cfg.MaxOpen, Branches: s.cfg.MaxBranches},
-		Observer: engine.Observer{Began: m.onBegun, Decided: m.onDecided, Halted: m.onHalted, Finished: m.onFinished,
+		Observer: engine.Observer{Began: m.onBegun, Decided: m.onDecided, Halted: m.onHalted, Finished: s.onFinished,
 			Called: m.onCalled, Appended: m.onAppended}})
+}
+
+func (s *Sidecar) onFinished(mode txn.Mode, end txn.Phase, age time.Duration) {
+	s.metrics.onFinished(mode, end, age)
+	if s.dtm != nil {
+		s.dtm.Finished(mode, end, age)
+	}
 }
 
 func (s *Sidecar) newGate(keys *interceptor.Keys, relay *peer.Relay) (*interceptor.Gate, error) {

@@ -38,6 +38,7 @@ const (
 	kindHalted
 	kindFinished
 	kindForced
+	kindStopped
 )
 
 const remedyNewer = "run the release that wrote this store, or a later one"
@@ -95,6 +96,8 @@ func Encode(e Entry) ([]byte, error) {
 		return encodeBody(kindFinished, e.At, r)
 	case txn.Forced:
 		return encodeBody(kindForced, e.At, r)
+	case txn.Stopped:
+		return encodeBody(kindStopped, e.At, r)
 	default:
 		return nil, fmt.Errorf("encode entry of %s: %T is not a record of the journal", e.Tx, e.Record)
 	}
@@ -151,8 +154,10 @@ func decodeBody(version, kind byte, body []byte) (time.Time, txn.Record, error) 
 		return decodeRecord[txn.Finished](body)
 	case kindForced:
 		return decodeRecord[txn.Forced](body)
+	case kindStopped:
+		return decodeRecord[txn.Stopped](body)
 	default:
 		return time.Time{}, nil, fmt.Errorf("record kind %d at byte 1, this release knows 1 to %d: %w; %s",
-			kind, kindForced, ErrNewer, remedyNewer)
+			kind, kindStopped, ErrNewer, remedyNewer)
 	}
 }

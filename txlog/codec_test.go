@@ -29,15 +29,25 @@ func samples() map[string]txn.Record {
 		ID: "a-1", Key: "k", After: []string{"a-0"}, Home: "h", Print: "p", Timeout: time.Second,
 		Ops:        [txn.NumOps][]byte{txn.Forward: []byte("f"), txn.Commit: {}, txn.Undo: []byte("u")},
 		Unanswered: txn.ResolveStop, KeepAnswer: true, InOrder: true,
-		Retry: txn.Retry{Delay: 1, DelayMax: 2, StuckAfter: 3}, Join: []string{"j"}, Name: "withdraw", Note: []byte("n"),
+		Retry: txn.Retry{Delay: 1, DelayMax: 2, StuckAfter: 3, TryTimeout: 4}, Join: []string{"j"}, Name: "withdraw", Note: []byte("n"),
 	}
 	spec := txn.Spec{
 		ID: "a", Mode: txn.Intercepted, Plan: txn.Modes()[txn.Intercepted], Branches: []txn.Branch{branch, {ID: "b"}},
 		Ask: []byte("ask"), Tell: []byte("tell"), Timeout: time.Minute, Key: "key", Print: "print",
-		Note: []byte("note"), Join: []string{"t"}, Name: "transfer",
+		Note: []byte("note"), Join: []string{"t"}, Name: "transfer", Door: "dtm",
 	}
+	// As the first release wrote them, before there were these fields.
+	branch1, spec1 := branch, spec
+	branch1.Retry.TryTimeout = 0
+	spec1.Door, spec1.Branches = "", []txn.Branch{branch1, {ID: "b"}}
+	decided := txn.Decided{Commit: true, Reason: "r", Stand: []string{"a-1"}, Undo: []string{"b"}, Answer: []byte("x")}
+	decided1 := decided
+	decided.Due = at(7)
 	return map[string]txn.Record{
 		"began":          txn.Began{Spec: spec, Expires: at(123456789)},
+		"began-1":        txn.Began{Spec: spec1, Expires: at(123456789)},
+		"enlisted-1":     txn.Enlisted{Branch: branch1},
+		"decided-1":      decided1,
 		"began-bare":     txn.Began{Spec: txn.Spec{ID: "a", Mode: txn.Saga}},
 		"enlisted":       txn.Enlisted{Branch: branch},
 		"enlisted-again": txn.Enlisted{Branch: txn.Branch{ID: "a-2"}, Again: true},
@@ -45,7 +55,7 @@ func samples() map[string]txn.Record {
 		"left":           txn.Left{Branch: "a-1"},
 		"extended":       txn.Extended{Expires: at(1)},
 		"extended-bare":  txn.Extended{},
-		"decided":        txn.Decided{Commit: true, Reason: "r", Stand: []string{"a-1"}, Undo: []string{"b"}, Answer: []byte("x")},
+		"decided":        decided,
 		"decided-bare":   txn.Decided{},
 		"settled":        txn.Settled{Branch: "a-1", Op: txn.Undo, Outcome: txn.OK, Result: []byte("res"), Cause: "c"},
 		"settled-bare":   txn.Settled{},
@@ -54,6 +64,7 @@ func samples() map[string]txn.Record {
 		"halted":   txn.Halted{Branch: "a-1", Op: txn.Undo, Cause: "404"},
 		"finished": txn.Finished{Phase: txn.Aborted},
 		"forced":   txn.Forced{Branch: "a-1", Op: txn.Undo, Act: txn.ActSkip, By: "op", Why: "paid by hand"},
+		"stopped":  txn.Stopped{By: "op", Why: "sold by hand"},
 	}
 }
 
@@ -171,7 +182,7 @@ func TestBrokenEntriesAreNamed(t *testing.T) {
 		{"later version", append([]byte{2}, good[1:]...), txlog.ErrNewer,
 			`decode entry of "tx" (32 bytes): version 2 at byte 0, this release reads up to 1: txlog: written by a later release; run the release that wrote this store, or a later one`},
 		{"later kind", []byte{1, 99, 0xa0}, txlog.ErrNewer,
-			`decode entry of "tx" (3 bytes): record kind 99 at byte 1, this release knows 1 to 10: txlog: written by a later release; run the release that wrote this store, or a later one`},
+			`decode entry of "tx" (3 bytes): record kind 99 at byte 1, this release knows 1 to 11: txlog: written by a later release; run the release that wrote this store, or a later one`},
 		{"later field", []byte{1, 3, 0xa1, 1, 0xa1, 9, 1}, txlog.ErrNewer, "not known to this release"},
 		{"cut off", good[:len(good)-3], txlog.ErrCorrupt, "txn.Left: body after byte 2: unexpected EOF: txlog: corrupt"},
 		{"trailing", append(bytes.Clone(good), 0), txlog.ErrCorrupt, "1 bytes of extraneous data"},

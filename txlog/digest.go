@@ -59,6 +59,8 @@ func (d *Digest) Apply(e Entry) {
 		if len(d.halted) == 0 {
 			s.Phase = d.settling()
 		}
+	case txn.Stopped:
+		s.Reason = clip("stopped by " + r.By + ": " + r.Why)
 	case txn.Finished:
 		s.Phase, s.Finished = r.Phase, e.At.UTC().Round(0)
 	case txn.Extended, txn.Settled, txn.Deferred:

@@ -16,7 +16,7 @@ func TestEveryFieldOfARecordHasItsOwnNumber(t *testing.T) {
 	seen := map[reflect.Type]bool{}
 	for _, r := range []txn.Record{
 		txn.Began{}, txn.Enlisted{}, txn.Left{}, txn.Extended{}, txn.Decided{}, txn.Settled{}, txn.Deferred{},
-		txn.Halted{}, txn.Finished{}, txn.Forced{},
+		txn.Halted{}, txn.Finished{}, txn.Forced{}, txn.Stopped{},
 	} {
 		checkFields(t, reflect.TypeOf(r), seen)
 	}
@@ -52,7 +52,7 @@ func TestSamplesCoverEveryField(t *testing.T) {
 	began := samples()["began"].(txn.Began)
 	enlisted := samples()["enlisted"].(txn.Enlisted)
 	for _, v := range []any{began, began.Spec, enlisted.Branch, enlisted.Branch.Retry, samples()["decided"],
-		samples()["settled"], samples()["deferred"], samples()["halted"], samples()["finished"], samples()["forced"]} {
+		samples()["settled"], samples()["deferred"], samples()["halted"], samples()["finished"], samples()["forced"], samples()["stopped"]} {
 		rv := reflect.ValueOf(v)
 		for i := range rv.NumField() {
 			if rv.Field(i).IsZero() {

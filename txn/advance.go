@@ -31,16 +31,16 @@ func (m *Machine) open(now time.Time) {
 	plan := m.s.Spec.Plan
 	switch {
 	case m.s.Asked.Outcome == OK:
-		m.decide(true, "", nil)
+		m.decide(now, Decide{Commit: true})
 	case m.s.Asked.Outcome == Refused:
-		m.decide(false, "initiator refused", nil)
+		m.abort(now, "initiator refused")
 	case m.expired(now) && m.asks():
 		m.call(now, nil, Ask, m.s.Spec.Ask)
 	case m.expired(now):
-		m.decide(false, m.whyExpired(), nil)
+		m.abort(now, m.whyExpired())
 	case plan.Rooted && !m.rooted:
 		// The root request died with the process that served it: nobody is left to decide.
-		m.decide(false, "sidecar restarted", nil)
+		m.abort(now, "sidecar restarted")
 	case m.want != nil:
 		m.commitOnceAnswered(now)
 	case plan.Drives:
@@ -74,12 +74,12 @@ func (m *Machine) commitOnceAnswered(now time.Time) {
 		case m.canAsk(b):
 			m.call(now, b, Ask, b.Ops[Ask])
 		case m.s.Expires.IsZero():
-			m.decide(false, "no answer from branch "+b.ID, nil)
+			m.abort(now, "no answer from branch "+b.ID)
 			return
 		}
 	}
 	if ripe {
-		m.decide(true, m.want.Reason, m.want.Answer)
+		m.decide(now, *m.want)
 	}
 }
 
@@ -100,16 +100,16 @@ func (m *Machine) drive(now time.Time) {
 		case b.Left || o.Outcome == OK:
 			continue
 		case o.Outcome == Refused:
-			m.decide(false, "refused by branch "+b.ID, nil)
+			m.abort(now, "refused by branch "+b.ID)
 			return
 		case limit > 0 && o.Attempt >= limit:
-			m.decide(false, "no answer from branch "+b.ID, nil)
+			m.abort(now, "no answer from branch "+b.ID)
 			return
 		}
 		done = false
 	}
 	if done {
-		m.decide(true, "", nil)
+		m.decide(now, Decide{Commit: true})
 		return
 	}
 	for i := range m.s.Branches {
@@ -134,13 +134,13 @@ func (m *Machine) settleEmpty() {
 
 // decide fixes the outcome and, with it, which branches stand and which are undone. The sets are frozen here: an
 // answer that comes later must not widen them (L5).
-func (m *Machine) decide(commit bool, reason string, answer []byte) {
-	d := Decided{Commit: commit, Reason: reason, Answer: answer}
+func (m *Machine) decide(now time.Time, e Decide) {
+	d := Decided{Commit: e.Commit, Reason: e.Reason, Answer: e.Answer, Due: deadline(now, e.Delay)}
 	for i := range m.s.Branches {
 		b := &m.s.Branches[i]
 		switch {
 		case b.Left:
-		case commit && m.stands(b):
+		case e.Commit && m.stands(b):
 			d.Stand = append(d.Stand, b.ID)
 		case m.mayHaveRun(i) && !m.refusedForGood(b):
 			d.Undo = append(d.Undo, b.ID)
@@ -149,6 +149,8 @@ func (m *Machine) decide(commit bool, reason string, answer []byte) {
 	m.want = nil
 	m.log(d)
 }
+
+func (m *Machine) abort(now time.Time, reason string) { m.decide(now, Decide{Reason: reason}) }
 
 func (m *Machine) stands(b *BranchState) bool {
 	return !m.s.Spec.Plan.Answers || b.Known[Forward].Outcome == OK
@@ -169,6 +171,9 @@ func (m *Machine) refusedForGood(b *BranchState) bool {
 
 // settle runs commit or undo on every branch that needs it, then tells, then finishes.
 func (m *Machine) settle(now time.Time) {
+	if now.Before(m.s.Due) {
+		return
+	}
 	left := 0
 	for i := range m.s.Branches {
 		b := &m.s.Branches[i]
@@ -245,7 +250,8 @@ func (m *Machine) tell(now time.Time) bool {
 // call emits a call unless it is flying, halted or waiting for its next try. A nil branch is the initiator or
 // the listeners.
 func (m *Machine) call(now time.Time, b *BranchState, op Op, target []byte) {
-	c := Call{Tx: m.s.Spec.ID, Op: op, Target: target, Commit: m.s.Commit}
+	spec := &m.s.Spec
+	c := Call{Tx: spec.ID, Mode: spec.Mode, Door: spec.Door, TxNote: spec.Note, Op: op, Target: target, Commit: m.s.Commit}
 	if b != nil {
 		c.Branch, c.Home, c.Note = b.ID, b.Home, b.Note
 		c.Answer, c.Outcome = b.Known[Forward].Result, b.Known[Forward].Outcome
@@ -254,7 +260,7 @@ func (m *Machine) call(now time.Time, b *BranchState, op Op, target []byte) {
 	if o.Halted || now.Before(o.Until) || m.inFlight(c.Branch, op) {
 		return
 	}
-	c.Attempt, c.Since = o.Attempt+1, o.Since
+	c.Attempt, c.Since, c.Timeout = o.Attempt+1, o.Since, m.retry(c.Branch).TryTimeout
 	m.flying = append(m.flying, flight{branch: c.Branch, op: op})
 	m.out.Sync = m.out.Sync || op == Forward // what made it ready must not be lost
 	m.out.Calls = append(m.out.Calls, c)
@@ -275,6 +281,7 @@ func (m *Machine) wake(now time.Time) time.Time {
 	if m.s.Phase == Open {
 		at(m.s.Expires)
 	}
+	at(m.s.Due)
 	for _, f := range m.flying {
 		at(f.until)
 	}

@@ -60,16 +60,24 @@ func (s *script) begin() Begin {
 	if s.next(4) == 0 {
 		spec.Plan.UndoRefused = !spec.Plan.UndoRefused
 	}
+	spec.Plan.Backward = s.next(4) == 0
 	if spec.Plan.Drives || mode == Msg || s.next(4) == 0 {
 		for range s.next(4) {
 			spec.Branches = append(spec.Branches, s.branch(""))
 		}
 	}
-	return Begin{spec}
+	b := Begin{Spec: spec}
+	if s.next(4) == 0 {
+		b.Decide = &Decide{Commit: s.next(2) == 0, Reason: "at once", Delay: s.delay()}
+	}
+	if len(spec.Branches) > 0 && s.next(4) == 0 {
+		b.Known = []Settled{{Branch: "0", Op: Op(s.next(6)), Outcome: OK}}
+	}
+	return b
 }
 
 func (s *script) event(w *world) Event {
-	switch s.next(12) {
+	switch s.next(14) {
 	case 0:
 		return s.begin()
 	case 1, 2:
@@ -81,7 +89,7 @@ func (s *script) event(w *world) Event {
 	case 5:
 		return Extend{time.Duration(s.next(5)) * time.Second}
 	case 6:
-		return Decide{Commit: s.next(2) == 0, Reason: "said"}
+		return Decide{Commit: s.next(2) == 0, Reason: "said", Delay: s.delay()}
 	case 7:
 		return Force{s.id(), Op(s.next(7)), Act(s.next(3)), "ops", ""}
 	case 8:
@@ -92,10 +100,24 @@ func (s *script) event(w *world) Event {
 	case 10:
 		w.now = w.now.Add(time.Duration(s.next(16)) * 250 * time.Millisecond)
 		return Wake{}
+	case 11:
+		return Hasten{}
+	case 12:
+		return s.stop()
 	default:
 		return s.answer(w)
 	}
 }
+
+// stop comes rarely, so that most scripts go on.
+func (s *script) stop() Event {
+	if s.next(4) > 0 {
+		return Wake{}
+	}
+	return Stop{"ops", "enough"}
+}
+
+func (s *script) delay() time.Duration { return time.Duration(max(0, s.next(6)-3)) * time.Second }
 
 // call names a forward call, or does not.
 func (s *script) call() string { return []string{"", "", "c1", "c2"}[s.next(4)] }
@@ -195,7 +217,7 @@ func BenchmarkStep(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		m := Restore(nil)
-		if _, err := m.Step(now, Begin{s}); err != nil {
+		if _, err := m.Step(now, Begin{Spec: s}); err != nil {
 			b.Fatal(err)
 		}
 		for i := range s.Branches {

@@ -13,10 +13,12 @@ import (
 
 // TestHistories plays the files of testdata/histories. Commands:
 //
-//	begin mode=saga timeout=30s ask=x tell=x key=k print=p silence=asks limit=3 settle=2 ... | lines: branch ID ops...
+//	begin mode=saga timeout=30s ask=x tell=x key=k print=p silence=asks limit=3 settle=2 backward try=3s ...
+//	decide=commit delay=5s with begin decides in the same step | lines: branch ID ops... known=(forward,undo)
 //	enlist ID? undo=x commit=x ask=x tell=x key=k after=(a,b) home=h resolve=ask calling answered=ok ...
 //	returned BRANCH OP OUTCOME result=x cause=x      ("-" is the initiator or the listeners)
 //	decide commit|abort reason=x        leave BRANCH        extend 30s        force BRANCH OP retry|skip
+//	hasten        stop by=x why=x
 //	wake +5s        sleep +5s (nobody wakes it)        crash        power-cut        state        new
 //
 // The reaction lists records, sync, calls and the wake-up, times counted from the first begin.
@@ -73,7 +75,8 @@ func parseEvent(w *world, d *datadriven.TestData) (Event, error) {
 		out, err2 := parseWord[Outcome](arg(2), Unknown)
 		return Returned{id(arg(0)), op, out, value(opt, "result"), text(opt, "cause"), text(opt, "call")}, first(err, err2)
 	case "decide":
-		return Decide{arg(0) == "commit", text(opt, "reason"), value(opt, "answer")}, nil
+		delay, err := span(opt, "delay", 0)
+		return Decide{arg(0) == "commit", text(opt, "reason"), value(opt, "answer"), delay}, err
 	case "leave":
 		return Leave{arg(0)}, nil
 	case "extend":
@@ -83,6 +86,10 @@ func parseEvent(w *world, d *datadriven.TestData) (Event, error) {
 		op, err := parseWord[Op](arg(1), Tell)
 		act, err2 := parseWord[Act](arg(2), ActSkip)
 		return Force{id(arg(0)), op, act, text(opt, "by"), text(opt, "why")}, first(err, err2)
+	case "hasten":
+		return Hasten{}, nil
+	case "stop":
+		return Stop{text(opt, "by"), text(opt, "why")}, nil
 	case "wake", "sleep":
 		t, err := time.ParseDuration(strings.TrimPrefix(arg(0), "+"))
 		w.now = w.now.Add(t)
@@ -113,12 +120,13 @@ func parseBegin(d *datadriven.TestData, opt map[string][]string) (Event, error) 
 	}
 	s := Spec{ID: "x", Mode: mode, Plan: plan, Ask: value(opt, "ask"), Tell: value(opt, "tell"),
 		Key: text(opt, "key"), Print: text(opt, "print")}
-	var errs [5]error
+	var errs [7]error
 	s.Timeout, errs[0] = span(opt, "timeout", 0)
 	s.Plan.ForwardLimit, errs[1] = number(opt, "limit")
 	s.Plan.SettleLimit, errs[2] = number(opt, "settle")
 	s.Plan.Retry.StuckAfter, errs[3] = span(opt, "stuck", s.Plan.Retry.StuckAfter)
 	s.Plan.CallTimeout, errs[4] = span(opt, "call", s.Plan.CallTimeout)
+	s.Plan.Retry.TryTimeout, errs[6] = span(opt, "try", 0)
 	if text(opt, "silence") == "asks" {
 		s.Plan.Silence = SilenceAsks
 	}
@@ -127,6 +135,12 @@ func parseBegin(d *datadriven.TestData, opt map[string][]string) (Event, error) 
 	}
 	if text(opt, "order") == "free" {
 		s.Plan.Chain = false
+	}
+	_, s.Plan.Backward = opt["backward"]
+	begin := Begin{}
+	if word := text(opt, "decide"); word != "" {
+		begin.Decide = &Decide{Commit: word == "commit"}
+		begin.Decide.Delay, errs[5] = span(opt, "delay", 0)
 	}
 	for line := range strings.Lines(d.Input) {
 		_, args, err := datadriven.ParseLine(strings.TrimSpace(line))
@@ -142,8 +156,16 @@ func parseBegin(d *datadriven.TestData, opt map[string][]string) (Event, error) 
 			return nil, err
 		}
 		s.Branches = append(s.Branches, b)
+		for _, word := range opt["known"] {
+			op, err := parseWord[Op](word, Tell)
+			if err != nil {
+				return nil, err
+			}
+			begin.Known = append(begin.Known, Settled{Branch: b.ID, Op: op, Outcome: OK})
+		}
 	}
-	return Begin{s}, first(errs[:]...)
+	begin.Spec = s
+	return begin, first(errs[:]...)
 }
 
 func parseBranch(id string, opt map[string][]string) (Branch, error) {
@@ -234,6 +256,9 @@ func reaction(out Output, start time.Time) string {
 		if c.Outcome != None || c.Answer != nil {
 			fmt.Fprintf(&b, ", forward was %s %q", c.Outcome, c.Answer)
 		}
+		if c.Timeout > 0 {
+			fmt.Fprintf(&b, ", within %s", c.Timeout)
+		}
 		if c.Attempt > 1 {
 			fmt.Fprintf(&b, ", attempt %d", c.Attempt)
 		}
@@ -276,6 +301,9 @@ func showRecord(r Record, start time.Time) string {
 		if r.Reason != "" {
 			s += ": " + r.Reason
 		}
+		if !r.Due.IsZero() {
+			s += ", due " + since(r.Due, start)
+		}
 		return s
 	case Settled:
 		s := fmt.Sprintf("settled %s %s %s", name(r.Branch), r.Op, r.Outcome)
@@ -291,6 +319,8 @@ func showRecord(r Record, start time.Time) string {
 		return "finished " + r.Phase.String()
 	case Forced:
 		return fmt.Sprintf("forced %s %s %s by %s", name(r.Branch), r.Op, r.Act, r.By)
+	case Stopped:
+		return fmt.Sprintf("stopped by %s: %s", r.By, r.Why)
 	}
 	return fmt.Sprintf("%T?", r)
 }

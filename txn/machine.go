@@ -66,7 +66,7 @@ func (m *Machine) log(r Record) {
 	m.s.Apply(r)
 	m.out.Records = append(m.out.Records, r)
 	switch r := r.(type) {
-	case Began, Enlisted, Left, Extended, Decided, Forced:
+	case Began, Enlisted, Left, Extended, Decided, Forced, Stopped:
 		m.out.Sync = true
 	case Settled:
 		if b := m.s.Find(r.Branch); r.Op == Forward && b != nil && b.KeepAnswer {
@@ -77,7 +77,7 @@ func (m *Machine) log(r Record) {
 
 func (m *Machine) take(now time.Time, e Event) error {
 	if b, ok := e.(Begin); ok {
-		return m.begin(now, b.Spec)
+		return m.begin(now, b)
 	}
 	if !m.s.Begun {
 		return ErrUnknown
@@ -95,6 +95,12 @@ func (m *Machine) take(now time.Time, e Event) error {
 		m.returned(now, e)
 	case Force:
 		return m.force(e)
+	case Hasten:
+		if !m.s.Phase.Done() {
+			m.hasten(now)
+		}
+	case Stop:
+		return m.stop(e)
 	case Wake:
 	default:
 		panic("txn: event of an unknown kind")
@@ -102,7 +108,8 @@ func (m *Machine) take(now time.Time, e Event) error {
 	return nil
 }
 
-func (m *Machine) begin(now time.Time, s Spec) error {
+func (m *Machine) begin(now time.Time, e Begin) error {
+	s := e.Spec
 	s.Branches = slices.Clone(s.Branches)
 	for i := range s.Branches {
 		if s.Branches[i].ID == "" {
@@ -113,9 +120,9 @@ func (m *Machine) begin(now time.Time, s Spec) error {
 		if !sameSpec(m.s.Spec, s) {
 			return fmt.Errorf("transaction %s: %w", s.ID, ErrConflict)
 		}
-		return nil
+		return m.decideAtOnce(now, e.Decide)
 	}
-	if err := checkOrder(s.Branches); err != nil {
+	if err := checkBegin(s, e); err != nil {
 		return fmt.Errorf("transaction %s: %w", s.ID, err)
 	}
 	m.rooted = true
@@ -125,7 +132,31 @@ func (m *Machine) begin(now time.Time, s Spec) error {
 			m.fly(now, &s.Branches[i], "")
 		}
 	}
-	return nil
+	for _, k := range e.Known {
+		m.log(k)
+	}
+	return m.decideAtOnce(now, e.Decide)
+}
+
+// decideAtOnce takes the decision that came with a Begin.
+func (m *Machine) decideAtOnce(now time.Time, d *Decide) error {
+	if d == nil {
+		return nil
+	}
+	return m.decideOn(now, *d)
+}
+
+// checkBegin refuses a transaction that could not be run. What it accepts cannot fail half way.
+func checkBegin(s Spec, e Begin) error {
+	for _, k := range e.Known {
+		if k.Op >= NumOps || !slices.ContainsFunc(s.Branches, func(b Branch) bool { return b.ID == k.Branch }) {
+			return fmt.Errorf("%s of branch %s is known: %w", k.Op, k.Branch, ErrNoBranch)
+		}
+	}
+	if e.Decide != nil && e.Decide.Commit && s.Plan.Drives {
+		return ErrEngineDecides
+	}
+	return checkOrder(s.Branches)
 }
 
 func deadline(now time.Time, timeout time.Duration) time.Time {
@@ -295,15 +326,15 @@ func (m *Machine) decideOn(now time.Time, e Decide) error {
 			return ErrDecided
 		}
 	case !e.Commit:
-		m.decide(false, e.Reason, e.Answer)
+		m.decide(now, e)
 	case plan.Drives:
 		return ErrEngineDecides
 	case m.expired(now) && !m.asks():
-		m.decide(false, "expired", nil)
+		m.abort(now, "expired")
 	case plan.Answers:
 		m.want = &e
 	default:
-		m.decide(true, e.Reason, e.Answer)
+		m.decide(now, e)
 	}
 	return nil
 }
@@ -332,8 +363,34 @@ func (m *Machine) force(e Force) error {
 	return nil
 }
 
+// hasten makes every op due that waits for its next try.
+func (m *Machine) hasten(now time.Time) {
+	at := func(id string, op Op) {
+		if o := m.s.op(id, op); o.Outcome == None && !o.Halted && now.Before(o.Until) {
+			m.log(Deferred{Branch: id, Op: op, Attempt: o.Attempt, Since: o.Since, Until: now, Cause: o.Cause})
+		}
+	}
+	at("", Ask)
+	at("", Tell)
+	for i := range m.s.Branches {
+		for op := range NumOps {
+			at(m.s.Branches[i].ID, op)
+		}
+	}
+}
+
+// stop ends the transaction as it stands. Calls in flight are not waited for: what they answer changes nothing.
+func (m *Machine) stop(e Stop) error {
+	if m.s.Phase.Done() {
+		return ErrDecided
+	}
+	m.log(Stopped(e))
+	m.log(Finished{Ceased})
+	return nil
+}
+
 func sameSpec(a, b Spec) bool {
-	return a.ID == b.ID && a.Mode == b.Mode && a.Name == b.Name && a.Key == b.Key && a.Print == b.Print &&
+	return a.ID == b.ID && a.Mode == b.Mode && a.Door == b.Door && a.Name == b.Name && a.Key == b.Key && a.Print == b.Print &&
 		a.Timeout == b.Timeout && bytes.Equal(a.Note, b.Note) && bytes.Equal(a.Ask, b.Ask) && bytes.Equal(a.Tell, b.Tell) &&
 		slices.EqualFunc(a.Branches, b.Branches, func(x, y Branch) bool {
 			return sameBranch(x, y) && slices.Equal(x.After, y.After)

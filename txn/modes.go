@@ -51,6 +51,8 @@ type Plan struct {
 
 	Retry       Retry         `cbor:"10,keyasint,omitempty"` // where the branch says nothing
 	CallTimeout time.Duration `cbor:"11,keyasint,omitempty"` // of an intercepted forward
+
+	Backward bool `cbor:"12,keyasint,omitempty"` // commits run from the last branch to the first, one after another
 }
 
 // Modes returns the table: each mode is a row of data, not a file of code.

@@ -45,10 +45,13 @@ func (m *Machine) follows(i, j int) bool {
 	return slices.Contains(m.s.Branches[i].After, m.s.Branches[j].ID)
 }
 
-// commitFollows reports whether the commit of branch i waits for that of j: confirms are free, held calls keep
-// their order.
+// commitFollows reports whether the commit of branch i waits for that of j: confirms are free unless the plan orders
+// them, held calls keep their order.
 func (m *Machine) commitFollows(i, j int) bool {
-	if m.s.Spec.Plan.Chain {
+	switch plan := &m.s.Spec.Plan; {
+	case plan.Backward:
+		return i < j
+	case plan.Chain:
 		return j < i
 	}
 	return j < i && m.s.Branches[i].InOrder && m.s.Branches[j].InOrder

@@ -80,7 +80,7 @@ func (m *Machine) askReturned(now time.Time, e Returned, landed bool) {
 	case e.Outcome == None && m.s.Decided():
 		m.log(Halted{e.Branch, Ask, e.Cause})
 	case e.Outcome == None && m.want != nil:
-		m.decide(false, "nobody knows what branch "+e.Branch+" did", nil)
+		m.abort(now, "nobody knows what branch "+e.Branch+" did")
 	case landed:
 		m.again(now, e)
 	}
@@ -119,6 +119,9 @@ func (m *Machine) retry(id string) Retry {
 	}
 	if r.StuckAfter <= 0 {
 		r.StuckAfter = p.StuckAfter
+	}
+	if r.TryTimeout <= 0 {
+		r.TryTimeout = p.TryTimeout
 	}
 	return r
 }

@@ -36,6 +36,7 @@ type State struct {
 	Commit   bool
 	Reason   string
 	Answer   []byte
+	Due      time.Time // nothing is called before; zero: no limit
 	Branches []BranchState
 	Asked    OpState // the initiator's word on the outcome
 	Told     OpState // the listeners
@@ -80,6 +81,8 @@ func (s *State) Apply(r Record) {
 		s.Phase = r.Phase
 	case Forced:
 		s.applyForced(r)
+	case Stopped:
+		s.Reason = "stopped by " + r.By + ": " + r.Why
 	default:
 		panic("txn: record of an unknown kind")
 	}
@@ -97,7 +100,7 @@ func (s *State) applyEnlisted(r Enlisted) {
 }
 
 func (s *State) applyDecided(r Decided) {
-	s.Commit, s.Reason, s.Answer = r.Commit, r.Reason, r.Answer
+	s.Commit, s.Reason, s.Answer, s.Due = r.Commit, r.Reason, r.Answer, r.Due
 	for _, id := range r.Stand {
 		s.branch(id).Stands = true
 	}

@@ -41,7 +41,8 @@ const (
 // still goes on.
 type Phase uint8
 
-// The phases: Open leads to Committing or Aborting, those to Committed or Aborted, by way of Stuck or not.
+// The phases: Open leads to Committing or Aborting, those to Committed or Aborted, by way of Stuck or not. An operator's
+// Stop ends any of them in Ceased: what was not done by then is never done.
 const (
 	Open Phase = iota
 	Committing
@@ -49,10 +50,11 @@ const (
 	Stuck
 	Committed
 	Aborted
+	Ceased
 )
 
 // Done reports whether the transaction has ended: nothing will be called any more.
-func (p Phase) Done() bool { return p == Committed || p == Aborted }
+func (p Phase) Done() bool { return p >= Committed }
 
 // Resolve says what to do about a forward call whose outcome is not known when it must be undone.
 type Resolve uint8
@@ -69,6 +71,7 @@ type Retry struct {
 	Delay      time.Duration `cbor:"1,keyasint,omitempty"` // before the first repeat; doubles from there
 	DelayMax   time.Duration `cbor:"2,keyasint,omitempty"`
 	StuckAfter time.Duration `cbor:"3,keyasint,omitempty"` // since the first failure of the op; 0: never
+	TryTimeout time.Duration `cbor:"4,keyasint,omitempty"` // of one try; 0: what the engine gives
 }
 
 // Branch is one participant's share of a transaction, with the ops that can be asked of it.
@@ -104,6 +107,7 @@ type Spec struct {
 	Note     []byte        `cbor:"10,keyasint,omitempty"` // the door's own, opaque
 	Join     []string      `cbor:"11,keyasint,omitempty"` // keys by which calls find this transaction
 	Name     string        `cbor:"12,keyasint,omitempty"` // for people: the policy or kind
+	Door     string        `cbor:"13,keyasint,omitempty"` // who wrote targets and notes, and reads the answers of calls
 }
 
 // Event is what can happen to a transaction.
@@ -111,8 +115,13 @@ type Event interface{ event() }
 
 // The events. A repeat equal to the first is accepted without effect; one that differs is ErrConflict (L12).
 type (
-	// Begin opens the transaction.
-	Begin struct{ Spec Spec }
+	// Begin opens the transaction. Known is what is done already, of a transaction that is taken over from elsewhere.
+	// Decide, where it is not nil, is taken in the same step.
+	Begin struct {
+		Spec   Spec
+		Known  []Settled
+		Decide *Decide
+	}
 
 	// Enlist adds a branch. Calling says that the enlister makes the forward call itself, now: it is in flight
 	// until Returned, the branch's Timeout or a restart. Answered records a forward that is already done, such
@@ -132,11 +141,12 @@ type (
 	Extend struct{ Timeout time.Duration }
 
 	// Decide commits or aborts. A commit waits for unanswered branches where the plan says so. Answer is what
-	// the initiator is told if it asks again.
+	// the initiator is told if it asks again. Delay, counted from the decision, holds back what it brings about.
 	Decide struct {
 		Commit bool
 		Reason string
 		Answer []byte
+		Delay  time.Duration
 	}
 
 	// Returned is the answer of one call. Result is kept if a later op needs it; Cause is for people. Outcome None
@@ -160,6 +170,12 @@ type (
 		Act     Act
 		By, Why string
 	}
+
+	// Hasten makes due now what waits for its next try. What is halted stays so.
+	Hasten struct{}
+
+	// Stop is an operator's act on the whole: it ends as it stands, nothing is called any more.
+	Stop struct{ By, Why string }
 )
 
 // Act is what an operator can do to a stuck or waiting op.
@@ -179,6 +195,8 @@ func (Decide) event()   {}
 func (Returned) event() {}
 func (Wake) event()     {}
 func (Force) event()    {}
+func (Hasten) event()   {}
+func (Stop) event()     {}
 
 // Record is one durable fact. State is the fold of the records, nothing more (L4).
 type Record interface{ record() }
@@ -211,6 +229,8 @@ type (
 		Stand  []string `cbor:"3,keyasint,omitempty"`
 		Undo   []string `cbor:"4,keyasint,omitempty"`
 		Answer []byte   `cbor:"5,keyasint,omitempty"`
+
+		Due time.Time `cbor:"6,keyasint,omitzero"` // nothing is called before
 	}
 	// Settled is the final answer of one op.
 	Settled struct {
@@ -236,7 +256,7 @@ type (
 		Op     Op     `cbor:"2,keyasint"`
 		Cause  string `cbor:"3,keyasint"`
 	}
-	// Finished ends the transaction in Committed or Aborted.
+	// Finished ends the transaction in Committed, Aborted or Ceased.
 	Finished struct {
 		Phase Phase `cbor:"1,keyasint"`
 	}
@@ -247,6 +267,11 @@ type (
 		Act    Act    `cbor:"3,keyasint"`
 		By     string `cbor:"4,keyasint,omitempty"`
 		Why    string `cbor:"5,keyasint,omitempty"`
+	}
+	// Stopped is the trace of an operator's Stop. Finished follows it.
+	Stopped struct {
+		By  string `cbor:"1,keyasint,omitempty"`
+		Why string `cbor:"2,keyasint,omitempty"`
 	}
 )
 
@@ -260,21 +285,26 @@ func (Deferred) record() {}
 func (Halted) record()   {}
 func (Finished) record() {}
 func (Forced) record()   {}
+func (Stopped) record()  {}
 
 // Call is one call to make. Target is the branch's target for the op, Answer and Outcome are what its forward
 // call answered, as far as recorded.
 type Call struct {
 	Tx      ID
+	Mode    Mode
+	Door    string // Spec.Door
 	Branch  string // empty: the initiator (Ask) or the listeners (Tell)
 	Op      Op
 	Target  []byte
 	Note    []byte // Branch.Note
+	TxNote  []byte // Spec.Note
 	Home    string
 	Answer  []byte
 	Outcome Outcome
 	Commit  bool      // how the transaction was decided; meaningful once it is
 	Attempt int       // from 1
 	Since   time.Time // of the first try that failed; zero before that
+	Timeout time.Duration
 }
 
 // Output is the reaction to one event: append Records durably, then make Calls, then come back at Wake.

@@ -23,7 +23,7 @@ func (o Outcome) String() string {
 
 // String returns the phase's word.
 func (p Phase) String() string {
-	return word([]string{"open", "committing", "aborting", "stuck", "committed", "aborted"}, uint8(p))
+	return word([]string{"open", "committing", "aborting", "stuck", "committed", "aborted", "stopped"}, uint8(p))
 }
 
 // String returns the word for how an unanswered branch is resolved.

@@ -84,7 +84,7 @@ func (w *world) check(before State, out Output) error {
 	decided := before.Decided()
 	for _, r := range out.Records {
 		switch r := r.(type) {
-		case Began, Enlisted, Left, Extended, Forced:
+		case Began, Enlisted, Left, Extended, Forced, Stopped:
 			if !out.Sync {
 				return fmt.Errorf("%T without sync", r)
 			}

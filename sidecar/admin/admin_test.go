@@ -258,7 +258,7 @@ func TestBadRequests(t *testing.T) {
 		{"bad timeout", "POST", "/v1/transactions", `{"timeout":"-1s"}`, 400, refused("TXM0302", `timeout "-1s": want a duration such as 30s, at most 24h0m0s`, "")},
 		{"bad name", "POST", "/v1/transactions", `{"name":"a b"}`, 400, refused("TXM0302", `name "a b": want at most 128 letters, digits and any of . _ / -`, "")},
 		{"too large", "POST", "/v1/transactions", strings.Repeat(" ", bodyMax+1), 413, refused("TXM0312", "", "")},
-		{"bad phase", "GET", "/v1/transactions?phase=done", "", 400, refused("TXM0302", `phase "done": want open, committing, aborting, stuck, committed or aborted`, "")},
+		{"bad phase", "GET", "/v1/transactions?phase=done", "", 400, refused("TXM0302", `phase "done": want open, committing, aborting, stuck, committed, aborted or stopped`, "")},
 		{"bad limit", "GET", "/v1/transactions?limit=0", "", 400, refused("TXM0302", `limit "0": want a number from 1 to 1000`, "")},
 		{"bad parameter", "GET", "/v1/transactions?state=open", "", 400, refused("TXM0302", `parameter "state": want phase, name, limit or cursor`, "")},
 		{"no such transaction", "GET", "/v1/transactions/NONE.1", "", 404, refused("TXM0303", "", "NONE.1")},

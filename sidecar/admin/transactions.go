@@ -235,7 +235,7 @@ func query(r *http.Request) (txlog.Query, string) {
 			case "phase":
 				p, ok := phases()[v]
 				if !ok {
-					return q, fmt.Sprintf("phase %q: want open, committing, aborting, stuck, committed or aborted", v)
+					return q, fmt.Sprintf("phase %q: want open, committing, aborting, stuck, committed, aborted or stopped", v)
 				}
 				q.Phases = append(q.Phases, p)
 			case "name":
@@ -258,7 +258,7 @@ func query(r *http.Request) (txlog.Query, string) {
 
 func phases() map[string]txn.Phase {
 	out := make(map[string]txn.Phase)
-	for p := txn.Open; p <= txn.Aborted; p++ {
+	for p := txn.Open; p <= txn.Ceased; p++ {
 		out[p.String()] = p
 	}
 	return out

@@ -173,6 +173,8 @@ func inWords(at time.Time, r txn.Record) event {
 		return event{At: at, Event: "finished", Outcome: r.Phase.String()}
 	case txn.Forced:
 		return event{At: at, Event: "forced", Branch: r.Branch, Op: r.Op.String(), Outcome: r.Act.String(), By: r.By, Cause: r.Why}
+	case txn.Stopped:
+		return event{At: at, Event: "stopped", By: r.By, Cause: r.Why}
 	default:
 		panic("admin: record of an unknown kind")
 	}

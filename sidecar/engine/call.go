@@ -11,31 +11,35 @@ import (
 
 // startCalls starts as many of the waiting calls as may run at the same time.
 func (l *loop) startCalls() {
-	n := 0
-	for n < len(l.calls) && l.running < l.e.cfg.CallsMax {
-		l.running++
-		c, life := l.calls[n], l.life
-		l.e.wg.Go(func() { l.e.call(c, life) })
-		n++
+	for {
+		c, lane, ok := l.calls.next()
+		if !ok {
+			return
+		}
+		life := l.life
+		l.e.wg.Go(func() { l.e.call(c, lane, life) })
 	}
-	l.calls = l.calls[n:]
 }
 
 // call makes one call and answers it exactly once (L6): with what the caller says, or with unknown when the
 // time is up, whether or not the caller has come back by then.
-func (e *Engine) call(c txn.Call, life uint64) {
-	ctx, cancel := context.WithTimeout(e.ctx, e.cfg.CallTimeout)
+func (e *Engine) call(c txn.Call, lane *lane, life uint64) {
+	timeout := e.cfg.CallTimeout
+	if c.Timeout > 0 {
+		timeout = c.Timeout
+	}
+	ctx, cancel := context.WithTimeout(e.ctx, timeout)
 	defer cancel()
 	start := e.cfg.Now()
 	var once sync.Once
 	answer := func(out txn.Outcome, result []byte, cause string) {
 		once.Do(func() {
-			a := answered{call: c, life: life, outcome: out, result: result, cause: cause, took: e.cfg.Now().Sub(start)}
+			a := answered{call: c, lane: lane, life: life, outcome: out, result: result, cause: cause, took: e.cfg.Now().Sub(start)}
 			e.inbox.put(&request{work: func(l *loop) { l.returned(a) }})
 		})
 	}
 	stop := context.AfterFunc(ctx, func() {
-		answer(txn.Unknown, nil, fmt.Sprintf("no answer within %v", e.cfg.CallTimeout))
+		answer(txn.Unknown, nil, fmt.Sprintf("no answer within %v", timeout))
 	})
 	defer stop()
 	answer(e.guarded(ctx, c))

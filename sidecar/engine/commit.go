@@ -102,7 +102,9 @@ func (l *loop) act(b *batch) {
 			k.ended = true
 		}
 	}
-	l.calls = append(l.calls, b.Calls...)
+	for _, c := range b.Calls {
+		l.calls.add(c)
+	}
 	l.startCalls()
 	for _, w := range b.replies {
 		w.to.answer(w.reply.state, w.reply.err)
@@ -154,7 +156,8 @@ func (l *loop) fail(b *batch) {
 
 // drop forgets all machines. From here on everything is refused with this error.
 func (l *loop) drop(err error) {
-	l.refusal, l.opening, l.replies, l.calls = err, false, nil, nil
+	l.refusal, l.opening, l.replies = err, false, nil
+	l.calls.drop()
 	l.shard = NewShard(l.e.cfg.Limits)
 	l.life++
 	for id, rs := range l.waiters {

@@ -52,11 +52,16 @@ type Config struct {
 	Observer Observer
 	Limits   Limits // default of Bytes: 2 MiB
 
-	CallTimeout time.Duration // of a call of the engine; default: 10 s
-	CallsMax    int           // calls at the same time; default: 1024
-	BatchMax    int           // entries in one append beyond which events wait; default: 512
-	RetryMin    time.Duration // between a failed append and the reload; doubles; default: 100 ms
-	RetryMax    time.Duration // default: 5 s
+	CallTimeout time.Duration // of a call that names none itself; default: 10 s
+	CallsMax    int           // calls at the same time; default: 4096
+	LaneMax     int           // ... of one Lane; default: 512
+
+	// Lane names the destination of a call: one that hangs delays no call of another. Default: all have one lane.
+	Lane func(txn.Call) string
+
+	BatchMax int           // entries in one append beyond which events wait; default: 512
+	RetryMin time.Duration // between a failed append and the reload; doubles; default: 100 ms
+	RetryMax time.Duration // default: 5 s
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -70,7 +75,11 @@ func (c Config) withDefaults() (Config, error) {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	c.CallTimeout = orDefault(c.CallTimeout, 10*time.Second)
-	c.CallsMax = orDefault(c.CallsMax, 1024)
+	c.CallsMax = orDefault(c.CallsMax, 4096)
+	c.LaneMax = orDefault(c.LaneMax, 512)
+	if c.Lane == nil {
+		c.Lane = func(txn.Call) string { return "" }
+	}
 	c.BatchMax = orDefault(c.BatchMax, 512)
 	c.Limits.Bytes = orDefault(c.Limits.Bytes, 2<<20)
 	c.RetryMin = orDefault(c.RetryMin, 100*time.Millisecond)

@@ -103,6 +103,42 @@ func TestCallsBeyondTheLimitWait(t *testing.T) {
 	})
 }
 
+// TestWhatHangsDelaysOnlyItsOwnLane: calls of one destination never answer, those of another pass at once, however many
+// wait before them; and the hanging ones are made a few at a time, each within its own time.
+func TestWhatHangsDelaysOnlyItsOwnLane(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var hanging atomic.Int32
+		e := start(t, memory.New(memory.Options{}), callerFunc(func(ctx context.Context, c txn.Call) (txn.Outcome, []byte, string) {
+			if string(c.Target) == "hangs" {
+				hanging.Add(1)
+				<-ctx.Done()
+			}
+			return txn.OK, nil, ""
+		}), func(c *Config) {
+			c.CallsMax, c.LaneMax, c.Lane = 5, 3, func(c txn.Call) string { return string(c.Target) }
+		})
+		defer stop(t, e)
+		for i := range 20 {
+			id := txn.ID(fmt.Sprint("slow", i))
+			b := branch("", txn.Commit)
+			b.Ops[txn.Commit], b.Retry.TryTimeout = []byte("hangs"), 3*time.Second
+			do(t, e, id, begin(id, txn.Msg, b))
+			do(t, e, id, txn.Decide{Commit: true})
+		}
+		began := time.Now()
+		do(t, e, "quick", begin("quick", txn.Saga, branch("", txn.Forward)))
+		wait(t, e, "quick", ended)
+		if took, n := time.Since(began), hanging.Load(); took != 0 || n != 3 {
+			t.Errorf("a call beside hanging ones took %v, and %d of those run, want 0s and 3", took, n)
+		}
+		time.Sleep(3 * time.Second)
+		synctest.Wait()
+		if n := hanging.Load(); n != 6 {
+			t.Errorf("%d calls to the hanging lane after 3s, want 6", n)
+		}
+	})
+}
+
 // TestL1SlowAppendHoldsBackCallsAndGroups: while one append runs, everything else gathers for the next.
 func TestL1SlowAppendHoldsBackCallsAndGroups(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

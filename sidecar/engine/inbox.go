@@ -32,6 +32,7 @@ func (r *request) answer(s txn.State, err error) {
 // answered is what an engine's call came to.
 type answered struct {
 	call    txn.Call
+	lane    *lane
 	life    uint64 // of the machines that asked for it
 	outcome txn.Outcome
 	result  []byte

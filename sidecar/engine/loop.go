@@ -31,8 +31,7 @@ type loop struct {
 	reloadAt time.Time
 	backoff  time.Duration
 
-	calls   []txn.Call // beyond CallsMax
-	running int
+	calls *lanes
 
 	timer *time.Timer
 	armed time.Time // what the timer is set to; zero: not
@@ -55,7 +54,7 @@ func newLoop(e *Engine) (*loop, <-chan error) {
 	return &loop{
 		e: e, shard: NewShard(e.cfg.Limits), waiters: map[txn.ID][]*request{}, lookups: map[txn.ID]*lookup{},
 		toCommit: make(chan *batch, 1), committed: make(chan *batch, 1),
-		started: started, loaded: make(chan loaded, 1),
+		calls: newLanes(e.cfg), started: started, loaded: make(chan loaded, 1),
 		refusal: ErrClosed, backoff: e.cfg.RetryMin, timer: time.NewTimer(time.Hour),
 	}, started
 }
@@ -237,7 +236,7 @@ func (l *loop) replyLater(to *request, r reply) { l.replies = append(l.replies, 
 // the op is done: that is a fact whoever asked. Anything else would be taken for the answer of the call that the
 // reloaded machine has made anew.
 func (l *loop) returned(a answered) {
-	l.running--
+	l.calls.done(a.lane)
 	l.startCalls()
 	if f := l.e.cfg.Observer.Called; f != nil {
 		f(a.call.Op, a.outcome, a.took)

@@ -1,8 +1,9 @@
 // Package outbound makes the calls that the engine asks for: undo, confirm, delivery and query, over HTTP/1.1. It is
 // the only place where an answer becomes an outcome. The rule that made a branch is compiled again from the policy
 // document journaled under its hash; a branch with a barrier row is settled through its home, all others at the
-// service itself. It decides nothing, retries nothing, follows no redirect and keeps no state but compiled rules.
-// Start at Caller.Call.
+// service itself. Calls of transactions that a door began are made as the door says (direct.go), and the door reads the
+// answer. It decides nothing, retries nothing, follows no redirect and keeps no state but compiled rules. Start at
+// Caller.Call.
 package outbound
 
 import (
@@ -42,6 +43,7 @@ type Options struct {
 	Homes          Homes
 	Places         Places
 	Keys           *interceptor.Keys
+	Doors          map[string]interceptor.Door // by Spec.Door
 	SecretsDir     string
 	BodyMax        int // bytes of an answer
 	AllowLinkLocal bool
@@ -54,12 +56,14 @@ type Caller struct {
 	opt   Options
 	rules rules
 	wire  *wire
+	grpc  grpcConns
 }
 
 // New returns a Caller. Close it to drop its idle connections.
 func New(opt Options) *Caller {
 	c := &Caller{opt: opt, rules: rules{docs: opt.Documents, byName: map[ruleName]*policies.Call{}},
 		wire: newWire(opt.AllowLinkLocal, opt.BodyMax)}
+	c.grpc = newGRPCConns(c.wire.transport.dial, opt.BodyMax)
 	if opt.Transport != nil {
 		c.wire.trip = opt.Transport
 	}
@@ -67,7 +71,10 @@ func New(opt Options) *Caller {
 }
 
 // Close drops idle connections.
-func (c *Caller) Close() { c.wire.transport.CloseIdleConnections() }
+func (c *Caller) Close() {
+	c.wire.transport.CloseIdleConnections()
+	c.grpc.close()
+}
 
 // branch is what a call is about.
 type branch struct {
@@ -101,6 +108,9 @@ func (c *Caller) Call(ctx context.Context, call txn.Call) (txn.Outcome, []byte, 
 }
 
 func (c *Caller) call(ctx context.Context, call txn.Call) verdict {
+	if call.Door != "" {
+		return c.callDirect(ctx, call)
+	}
 	if call.Branch == "" || call.Op == txn.Forward || call.Op == txn.Tell {
 		return impossible(call.Op, fmt.Errorf("%s of %q is not made by this sidecar", call.Op, call.Branch))
 	}

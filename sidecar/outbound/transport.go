@@ -49,7 +49,7 @@ func (t *transport) host(scheme, endpoint string) *fasthttp.HostClient {
 		t.closeIdle()
 		clear(t.hosts)
 	}
-	h := &fasthttp.HostClient{Addr: endpoint, IsTLS: scheme == "https", MaxConns: 1024, MaxConnWaitTimeout: dialMax,
+	h := &fasthttp.HostClient{Addr: endpoint, IsTLS: scheme == "https", MaxConns: 4096, MaxConnWaitTimeout: dialMax,
 		MaxIdleConnDuration: 30 * time.Second, MaxResponseBodySize: t.bodyMax, NoDefaultUserAgentHeader: true,
 		DisablePathNormalizing: true, MaxIdemponentCallAttempts: 1,
 		RetryIfErr: func(*fasthttp.Request, int, error) (bool, bool) { return false, false },

@@ -37,6 +37,8 @@ func arrows() []arrow {
 		{from: "sidecar/engine", to: []string{"txn", "txn/barrier", "txlog"}},
 		{from: "interceptor", to: []string{"txn", "txn/barrier", "txlog", "policies"}},
 		// Level 3: doors and callers. Doors never see each other, the journal or the sidecar.
+		{from: "interceptor/dtm", to: []string{"txn", "interceptor", "interceptor/dtm/dtmgimp"}},
+		{from: "interceptor/dtm/dtmgimp"}, // generated
 		{from: "interceptor/*", to: []string{"txn", "interceptor"}},
 		{from: "sidecar/*", to: []string{"txn", "txn/barrier", "txlog", "policies", "interceptor", "sidecar/engine"}},
 		{from: "controlplane/*", to: []string{"txn", "policies"}},

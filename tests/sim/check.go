@@ -89,7 +89,7 @@ func (w *world) durable(n *node, es []txlog.Entry) {
 // is not among them: L13 looks for it where the application does.
 func mustBeDurable(r txn.Record) bool {
 	switch r.(type) {
-	case txn.Began, txn.Enlisted, txn.Left, txn.Extended, txn.Decided, txn.Forced:
+	case txn.Began, txn.Enlisted, txn.Left, txn.Extended, txn.Decided, txn.Forced, txn.Stopped:
 		return true
 	default:
 		return false

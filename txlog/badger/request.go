@@ -62,7 +62,7 @@ func (s *Store) appendRequest(es []txlog.Entry, sync bool) (*request, error) {
 			r.index(4*len(e.Tx) + len(rec.Spec.Key))
 		case txn.Finished:
 			r.index(4*len(e.Tx) + keyBytesMax)
-		case txn.Enlisted, txn.Left, txn.Extended, txn.Decided, txn.Settled, txn.Deferred, txn.Halted, txn.Forced:
+		case txn.Enlisted, txn.Left, txn.Extended, txn.Decided, txn.Settled, txn.Deferred, txn.Halted, txn.Forced, txn.Stopped:
 			// one row, counted
 		}
 	}
