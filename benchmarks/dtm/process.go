@@ -64,7 +64,7 @@ func (b *bench) startSidecar() error {
 	}
 	zero := "127.0.0.1:0"
 	args := append([]string{"--dtm", zero, "--api", zero, "--peer", zero, "--data-dir", filepath.Join(b.dir, "data"), "--token-file", file,
-		"--log-level", "error", "--max-open", "100000", "--grace-period", "1s"}, b.flags...)
+		"--log-level", "error", "--max-open", "100000", "--memory-limit", "512MiB", "--grace-period", "1s"}, b.flags...)
 	b.cmd = exec.CommandContext(context.Background(), b.sidecar, args...)
 	b.cmd.Stderr = os.Stderr
 	out, err := b.cmd.StdoutPipe()
