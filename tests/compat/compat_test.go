@@ -82,6 +82,7 @@ func TestClients(t *testing.T) {
 			}
 		})
 	}
+	t.Run("node", func(t *testing.T) { testNode(t, door) })
 }
 
 // play makes the accounts, has the client transfer, and looks at how it ended: for the sidecar, in the accounts, and on
