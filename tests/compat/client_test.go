@@ -37,14 +37,14 @@ func clients(t *testing.T) []client {
 			cannot: map[string]string{"saga concurrent": "reads attributes of Saga that nothing sets"}},
 		{name: "java", dir: "java", service: []string{"java", "-cp", classes, "Service"}, driver: []string{"java", "-cp", classes, "Driver"},
 			cannot: map[string]string{
-				"saga null compensation":            barrierOfTCC,
-				"tcc nested":                        noNesting,
-				"tcc nested rollback":               noNesting,
-				"msg":                               noMsg,
-				"msg without prepare":               noMsg,
-				"msg refused":                       noMsg,
-				"msg client dies after its commit":  noMsg,
-				"msg client dies before its commit": noMsg,
+				"saga null compensation, late action": barrierOfTCC,
+				"tcc nested":                          noNesting,
+				"tcc nested rollback":                 noNesting,
+				"msg":                                 noMsg,
+				"msg without prepare":                 noMsg,
+				"msg refused":                         noMsg,
+				"msg client dies after its commit":    noMsg,
+				"msg client dies before its commit":   noMsg,
 			}},
 	}
 }

@@ -47,7 +47,7 @@ func serve(t *testing.T, name string, cmd *exec.Cmd, ready any) {
 // begin starts a child that ends with the test.
 func begin(t *testing.T, name string, cmd *exec.Cmd) {
 	t.Helper()
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		t.Fatalf("start %s: %v", name, err)
 	}
