@@ -19,9 +19,10 @@ type client struct {
 }
 
 const (
-	barrierOfTCC = "its barrier knows cancel before try, not compensate before action"
-	noNesting    = "has no way to make a Tcc from the request of a try"
-	noMsg        = "has no messages"
+	noConcurrency = "reads attributes of Saga that nothing sets"
+	barrierOfTCC  = "its barrier knows cancel before try, not compensate before action"
+	noNesting     = "has no way to make a Tcc from the request of a try"
+	noMsg         = "has no messages"
 )
 
 // clients are those that the registries have.
@@ -34,7 +35,7 @@ func clients(t *testing.T) []client {
 	classes := compileJava(t, env)
 	return []client{
 		{name: "python", dir: "python", service: []string{python, "service.py"}, driver: []string{python, "driver.py"},
-			cannot: map[string]string{"saga concurrent": "reads attributes of Saga that nothing sets"}},
+			cannot: map[string]string{"saga concurrent": noConcurrency, "saga ordered": noConcurrency}},
 		{name: "java", dir: "java", service: []string{"java", "-cp", classes, "Service"}, driver: []string{"java", "-cp", classes, "Driver"},
 			cannot: map[string]string{
 				"saga null compensation, late action": barrierOfTCC,

@@ -16,9 +16,12 @@ import (
 // network is the way to one service: all calls of its branches go through it. It notes them and can fail.
 type network struct {
 	*httptest.Server
-	service string
-	lose    string // branch and op, as calls has them, of the request that is not delivered: its caller hears a refusal
-	cut     string // branch and op of the request that is delivered, but whose answer is lost, once
+	service  string
+	lose     string // branch and op, as calls has them, of the request that is not delivered: its caller hears a refusal
+	cut      string // branch and op of the request that is delivered, but whose answer is lost, once
+	together int    // none is delivered before so many have come
+
+	met chan struct{} // closed when they have
 
 	mu    sync.Mutex // guards the rest
 	calls []string   // branch and op, in the order of their arrival
@@ -26,7 +29,7 @@ type network struct {
 }
 
 func newNetwork(t *testing.T, service string) *network {
-	n := &network{service: service}
+	n := &network{service: service, met: make(chan struct{})}
 	n.Server = httptest.NewServer(n)
 	t.Cleanup(n.Close)
 	return n
@@ -53,6 +56,9 @@ func (n *network) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	n.mu.Lock()
 	first := !slices.Contains(n.calls, call)
 	n.calls = append(n.calls, call)
+	if len(n.calls) == n.together {
+		close(n.met)
+	}
 	if call == n.lose {
 		n.lost = out
 	}
@@ -60,6 +66,13 @@ func (n *network) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if call == n.lose {
 		http.Error(w, `{"dtm_result":"FAILURE"}`, http.StatusConflict)
 		return
+	}
+	if n.together > 0 {
+		select {
+		case <-n.met:
+		case <-r.Context().Done(): // the caller has given up
+			return
+		}
 	}
 	status, answer, err := deliver(out)
 	if err != nil || call == n.cut && first {

@@ -24,7 +24,7 @@ type node struct {
 const (
 	nodeSaga = `{"gid":"GID","trans_type":"saga","steps":[{"action":"SVC/out","compensate":"SVC/out-compensate"},` +
 		`{"action":"SVC/in","compensate":"SVC/in-compensate"}],"payloads":["{\"amount\":30}","{\"amount\":30}"]}`
-	nodeSagaConcurrent = `{"gid":"GID","trans_type":"saga","steps":[{"action":"SVC/out","compensate":"SVC/out-compensate"},` +
+	nodeSagaOrdered = `{"gid":"GID","trans_type":"saga","steps":[{"action":"SVC/out","compensate":"SVC/out-compensate"},` +
 		`{"action":"SVC/in","compensate":"SVC/in-compensate"}],"payloads":["{\"amount\":30}","{\"amount\":30}"],` +
 		`"custom_data":"{\"concurrent\":true,\"orders\":{\"1\":[0]}}"}`
 	nodeTCC    = `{"gid":"GID","trans_type":"tcc"}`
@@ -80,7 +80,7 @@ func testNode(t *testing.T, door sidecar) {
 			status: succeed, calls: []string{"01 action", "02 action"}},
 		{name: "saga rollback", refuse: "02 action", send: func(n node) { n.call("submit", nodeSaga) },
 			status: failed, calls: []string{"01 action", "02 action", "02 compensate", "01 compensate"}},
-		{name: "saga concurrent", send: func(n node) { n.call("submit", nodeSagaConcurrent) },
+		{name: "saga ordered", send: func(n node) { n.call("submit", nodeSagaOrdered) },
 			status: succeed, calls: []string{"01 action", "02 action"}},
 		{name: "tcc", send: func(n node) {
 			n.call("prepare", nodeTCC)

@@ -88,8 +88,8 @@ func startSidecar(t *testing.T) sidecar {
 		t.Fatalf("build the sidecar: %v\n%s", err, out)
 	}
 	var s sidecar
-	const any = "127.0.0.1:0"
-	serve(t, "sidecar", exec.Command(bin, "--dtm", any, "--api", any, "--peer", any, "--data-dir", t.TempDir()), &s)
+	const free = "127.0.0.1:0"
+	serve(t, "sidecar", exec.Command(bin, "--dtm", free, "--api", free, "--peer", free, "--data-dir", t.TempDir()), &s)
 	if s.DTM == "" {
 		t.Fatal("the ready line of the sidecar names no address for dtm")
 	}

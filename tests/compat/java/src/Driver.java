@@ -24,7 +24,8 @@ public final class Driver {
             switch (args[0]) {
                 case "saga" -> submit(transfer(client.newSaga()));
                 case "saga-waited" -> submit(transfer(client.newSaga()).enableWaitResult());
-                case "saga-concurrent" -> submit(transfer(client.newSaga()).enableConcurrent().addBranchOrder(1, Arrays.asList(0)));
+                case "saga-concurrent" -> submit(transfer(client.newSaga()).enableConcurrent());
+                case "saga-ordered" -> submit(transfer(client.newSaga()).enableConcurrent().addBranchOrder(1, Arrays.asList(0)));
                 case "tcc" -> client.tccGlobalTransaction(Driver::transfer);
                 default -> throw new IllegalArgumentException("no scenario " + args[0]);
             }
