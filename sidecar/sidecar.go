@@ -90,6 +90,7 @@ func (s *Sidecar) wire() error {
 	}
 	s.app = outbound.NewApp(s.cfg.App, s.cfg.MaxBody)
 	s.caller = outbound.New(outbound.Options{Documents: s.docs, Homes: (*homes)(s), Places: (*places)(s), Keys: keys,
+		Doors:      map[string]interceptor.Door{admin.DoorName: admin.Door{Keys: keys}},
 		SecretsDir: s.cfg.SecretsDir, BodyMax: s.cfg.MaxBody, AllowLinkLocal: s.cfg.AllowLinkLocal, Now: time.Now})
 	if s.engine, err = s.newEngine(); err != nil {
 		return err

@@ -32,6 +32,9 @@ const (
 	codeMethod       = "TXM0311"
 	codeTooLarge     = "TXM0312"
 	codeNotReady     = "TXM0313"
+	codeMode         = "TXM0314"
+	codeRepeated     = "TXM0315"
+	codeBranches     = "TXM0316"
 )
 
 // Codes returns the table, in the order of the numbers.
@@ -49,8 +52,11 @@ func Codes() []Code {
 		{codeJournal, 503, "journal does not answer", "retry later; look at the sidecar's log and disk"},
 		{codeRoute, 404, "no such resource", "see docs/reference/api.md"},
 		{codeMethod, 405, "method is not allowed here", "use a method of the Allow header"},
-		{codeTooLarge, 413, "request body is too large", "send at most 64 KiB"},
+		{codeTooLarge, 413, "request body is too large", "send at most 1 MiB"},
 		{codeNotReady, 503, "sidecar is not ready", "wait; the detail says for what"},
+		{codeMode, 409, "the mode of this transaction has no such act", "see docs/guide/modes.md for what each mode takes"},
+		{codeRepeated, 422, "repeated with other content", "repeat the first request byte for byte, or use a new key or id"},
+		{codeBranches, 409, "transaction has too many branches", "begin another one, or raise max-branches"},
 	}
 }
 
