@@ -47,14 +47,16 @@ type fixture struct {
 	mux    *http.ServeMux
 }
 
-func newFixture(t *testing.T) *fixture {
+func newFixture(t *testing.T) *fixture { return newFixtureCalling(t, refusing{}) }
+
+func newFixtureCalling(t *testing.T, caller engine.Caller) *fixture {
 	f := &fixture{t: t, seen: map[string]bool{}}
 	store := memory.New(memory.Options{})
 	var err error
 	if f.keys, err = interceptor.NewKeys([]byte("0123456789abcdef")); err != nil {
 		t.Fatal(err)
 	}
-	if f.engine, err = engine.New(engine.Config{Store: store, Caller: refusing{}, Limits: engine.Limits{Open: 5}}); err != nil {
+	if f.engine, err = engine.New(engine.Config{Store: store, Caller: caller, Limits: engine.Limits{Open: 5, Branches: 4}}); err != nil {
 		t.Fatal(err)
 	}
 	if err := f.engine.Start(t.Context()); err != nil {
@@ -255,7 +257,7 @@ func TestBadRequests(t *testing.T) {
 		{"not JSON", "POST", "/v1/transactions", `{`, 400, refused("TXM0301", "unexpected EOF", "")},
 		{"unknown field", "POST", "/v1/transactions", `{"nam":"x"}`, 400, refused("TXM0301", `json: unknown field "nam"`, "")},
 		{"two values", "POST", "/v1/transactions", `{} {}`, 400, refused("TXM0301", "more than one JSON value", "")},
-		{"bad timeout", "POST", "/v1/transactions", `{"timeout":"-1s"}`, 400, refused("TXM0302", `timeout "-1s": want a duration such as 30s, at most 24h0m0s`, "")},
+		{"bad timeout", "POST", "/v1/transactions", `{"timeout":"-1s"}`, 400, refused("TXM0302", `timeout "-1s": want a duration such as 30s, from 1ms to 24h0m0s`, "")},
 		{"bad name", "POST", "/v1/transactions", `{"name":"a b"}`, 400, refused("TXM0302", `name "a b": want at most 128 letters, digits and any of . _ / -`, "")},
 		{"too large", "POST", "/v1/transactions", strings.Repeat(" ", bodyMax+1), 413, refused("TXM0312", "", "")},
 		{"bad phase", "GET", "/v1/transactions?phase=done", "", 400, refused("TXM0302", `phase "done": want open, committing, aborting, stuck, committed, aborted or stopped`, "")},

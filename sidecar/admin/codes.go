@@ -45,7 +45,7 @@ func Codes() []Code {
 		{codeValue, 400, "a value is not allowed", "correct the value that the detail names"},
 		{codeNotFound, 404, "no such transaction", "check the id; finished transactions are forgotten after the retention"},
 		{codeDecided, 409, "transaction is already decided otherwise", "read its status; a decision never changes"},
-		{codeRooted, 409, "transaction is decided by its own door", "let the answer to its root request decide, or abort it"},
+		{codeRooted, 409, "transaction is decided by its own door", "let its root request, its branches or its own client decide, or abort it"},
 		{codeNotWaiting, 409, "op does not wait for an operator", "read the transaction again: the op is done, in flight or not yet due"},
 		{codeNoOp, 404, "no such branch, op or act", "read the transaction: it lists its branches with their ops; acts are retry and skip"},
 		{codeNotTaking, 503, "no new transactions are taken", "retry later; open transactions go on"},

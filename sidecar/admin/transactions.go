@@ -292,7 +292,7 @@ func strict(body []byte, v any) error {
 	if err := d.Decode(v); err != nil {
 		return err
 	}
-	if d.More() {
+	if _, err := d.Token(); !errors.Is(err, io.EOF) { // More would not see a brace
 		return errors.New("more than one JSON value")
 	}
 	return nil
