@@ -302,7 +302,11 @@ func TestLRASurvivesKill(t *testing.T) {
 			join("gone", m.stock)
 			m.home.crash()
 			m.api("/"+id+"/branches/gone/leave", "", 200)
+			m.api("/"+id+"/extend", `{"timeout":"1h"}`, 200)
 			m.home.crash()
+			if x := m.home.reaches(id, "open"); x.Expires.Before(time.Now().Add(30 * time.Minute)) {
+				t.Errorf("it expires %v, want in an hour", x.Expires)
+			}
 			if act == "" {
 				m.api("/"+id+"/extend", `{"timeout":"200ms"}`, 200)
 			} else {
@@ -331,8 +335,6 @@ func TestOperatorHastensAndStops(t *testing.T) {
 	m := newModes(t)
 	m.stock.override(`{"POST":{"status":503}}`)
 	id := m.begin(fmt.Sprintf(`{"mode":"msg","decide":"commit","retry":{"delay":"1h","maxDelay":"24h"},"branches":[{"action":%s}]}`, aim(m.stock, "POST", "/mails", "")))
-	m.stock.does("POST /mails 503")
-	m.home.crash()
 	tried := func(times int) func() (bool, string) {
 		return func() (bool, string) {
 			x, err := m.home.show(id)
@@ -340,6 +342,7 @@ func TestOperatorHastensAndStops(t *testing.T) {
 		}
 	}
 	m.eventually("the first try is noted", tried(1))
+	m.home.crash()
 	m.api("/"+id+"/hasten", "", 200)
 	m.stock.does("POST /mails 503, POST /mails 503")
 	m.eventually("the second try is noted", tried(2))
