@@ -315,6 +315,7 @@ func TestLRASurvivesKill(t *testing.T) {
 			m.stock.waits("go")
 			m.home.crash()
 			m.stock.restart()
+			m.api("/"+id+"/branches/gone/leave", "", 200) // a repeat
 			m.stock.release("go")
 			m.home.reaches(id, phase)
 			if act == "" {
@@ -351,16 +352,16 @@ func TestOperatorHastensAndStops(t *testing.T) {
 	if x := m.home.reaches(id, "stopped"); x.Reason != "stopped by ops: sent by post" {
 		t.Errorf("reason = %q", x.Reason)
 	}
-	m.api("/"+id+"/commit", "", 200)
+	m.api("/"+id+"/stop", `{"why":"once more"}`, 409)
 	m.stock.does("POST /mails 503, POST /mails 503")
 }
 
-// A call that hangs for one destination keeps its try's time and no other destination waiting.
+// A try ends with its own time, whatever the call does; the next one comes when it is due, or at the word of an operator.
 func TestTriesEndWithTheirTime(t *testing.T) {
 	t.Parallel()
 	m := newModes(t)
 	start := time.Now()
-	id := m.begin(fmt.Sprintf(`{"mode":"saga","timeout":"60s","branches":[{"action":%s,"retry":{"tryTimeout":"200ms","delay":"10ms"}}]}`,
+	id := m.begin(fmt.Sprintf(`{"mode":"saga","timeout":"60s","branches":[{"action":%s,"retry":{"tryTimeout":"200ms","delay":"1h","maxDelay":"1h"}}]}`,
 		aim(m.stock, "POST", "/slow", `{"wait":"go"}`)))
 	m.stock.waits("go")
 	m.eventually("the try has ended", func() (bool, string) {
@@ -371,6 +372,8 @@ func TestTriesEndWithTheirTime(t *testing.T) {
 		t.Errorf("a try of 200ms took %v", took)
 	}
 	m.stock.release("go")
+	m.api("/"+id+"/extend", `{"timeout":"10m"}`, 200)
+	m.api("/"+id+"/hasten", "", 200)
 	m.home.reaches(id, "committed")
 	m.stock.does("POST /slow 201")
 }
