@@ -68,7 +68,8 @@ type workflowData struct {
 }
 
 func wordOf(transType string, op txn.Op) string {
-	for _, o := range kinds()[transType].ops {
+	k, _ := kindOf(transType)
+	for _, o := range k.ops() {
 		if o.op == op {
 			return o.word
 		}

@@ -139,7 +139,7 @@ func (q *beginRequest) event(timeoutDefault time.Duration) (txn.Begin, error) {
 		return txn.Begin{}, err
 	}
 	surface, direct := surfaces()[mode]
-	spec := txn.Spec{Mode: mode, Plan: txn.Modes()[mode], Name: q.Name, Timeout: timeoutDefault}
+	spec := txn.Spec{Mode: mode, Plan: mode.Plan(), Name: q.Name, Timeout: timeoutDefault}
 	switch {
 	case q.Name == "":
 		spec.Name = string(mode)
