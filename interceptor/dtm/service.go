@@ -2,7 +2,6 @@ package dtm
 
 import (
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"strings"
@@ -419,5 +418,3 @@ func result(st *txn.State) string {
 	}
 	return string(st.Answer)
 }
-
-func decodeBase64(s string) ([]byte, error) { return base64.StdEncoding.DecodeString(s) }

@@ -87,12 +87,12 @@ func typeOf(m txn.Mode) string {
 // first.
 func plan(t *transaction, mode txn.Mode) txn.Plan {
 	p := mode.Plan()
-	switch mode {
-	case txn.TCC:
+	switch t.Type {
+	case typeTCC:
 		p.Chain, p.Backward = true, true
-	case txn.Msg:
+	case typeMsg:
 		p.Chain = !t.Concurrent
-	case txn.Saga, txn.SagaGraph:
+	case typeSaga:
 		if t.RetryLimit > 0 {
 			p.ForwardLimit = int(t.RetryLimit) + 1
 		}

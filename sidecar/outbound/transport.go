@@ -142,9 +142,8 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, t.explain(err, res, bounded)
 	}
-	answer := response(res)
-	answer.Body = io.NopCloser(bytes.NewReader(bytes.Clone(res.Body())))
-	return answer, nil
+	return &http.Response{StatusCode: res.StatusCode(), Header: headerOf(res),
+		Body: io.NopCloser(bytes.NewReader(bytes.Clone(res.Body())))}, nil
 }
 
 // exchange makes one exchange for a door, in the goroutine of the call: it ends at the context's deadline, or when the
@@ -171,8 +170,7 @@ func (t *transport) exchange(ctx context.Context, u *url.URL, d *interceptor.Dir
 	if err := t.host(u.Scheme, withPort(u)).DoDeadline(req, res, deadline); err != nil {
 		return nil, t.explain(err, res, bounded)
 	}
-	r := response(res)
-	return &interceptor.Reply{Status: r.StatusCode, Header: r.Header, Body: bytes.Clone(res.Body())}, nil
+	return &interceptor.Reply{Status: res.StatusCode(), Header: headerOf(res), Body: bytes.Clone(res.Body())}, nil
 }
 
 // explain gives errors of fasthttp the words of this package.
@@ -214,11 +212,10 @@ func request(r *http.Request) (*fasthttp.Request, error) {
 	return req, nil
 }
 
-// response is an answer without its body.
-func response(res *fasthttp.Response) *http.Response {
+func headerOf(res *fasthttp.Response) http.Header {
 	h := http.Header{}
 	for name, value := range res.Header.All() {
 		h.Add(string(name), string(value))
 	}
-	return &http.Response{StatusCode: res.StatusCode(), Header: h}
+	return h
 }
