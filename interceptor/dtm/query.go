@@ -180,13 +180,14 @@ func steps(st *txn.State, n *note) (steps []map[string]string, payloads []string
 // branchViews shows every op of every branch, in the order in which DTM inserts its rows.
 func (b *story) branchViews() []branchView {
 	views := []branchView{}
+	k, _ := kindOf(typeOf(b.st.Spec.Mode))
 	for i := range b.st.Branches {
 		x := &b.st.Branches[i]
 		if b.st.Spec.Mode == txn.Workflow {
 			views = append(views, b.progress(x))
 			continue
 		}
-		for _, o := range kinds()[typeOf(b.st.Spec.Mode)].ops {
+		for _, o := range k.ops() {
 			views = append(views, b.opView(x, o))
 		}
 	}
