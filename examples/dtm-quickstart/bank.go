@@ -59,7 +59,7 @@ func (b *bank) flush() []string {
 }
 
 // serve listens at an address, or at a free port if it is taken. It returns the URL before the names of the handlers.
-func (b *bank) serve(address string) (url string, stop func() error, err error) {
+func (b *bank) serve(address string) (url string, stop func(), err error) {
 	l, err := net.Listen("tcp", address)
 	if err != nil {
 		var again error
@@ -73,8 +73,9 @@ func (b *bank) serve(address string) (url string, stop func() error, err error) 
 	mux.Handle(prefix+"/TransIn", b.handler("TransIn", 2, +1))
 	mux.Handle(prefix+"/TransInCompensate", b.handler("TransInCompensate", 2, -1))
 	server := &http.Server{Handler: mux}
-	go func() { _ = server.Serve(l) }() // ends when it is closed
-	return "http://" + l.Addr().String() + prefix, server.Close, nil
+	go func() { _ = server.Serve(l) }()  // ends when it is closed
+	stop = func() { _ = server.Close() } // nobody waits for what it serves
+	return "http://" + l.Addr().String() + prefix, stop, nil
 }
 
 // handler answers 200 always, as the first quick start did: the word in the body decides.

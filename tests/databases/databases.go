@@ -238,7 +238,7 @@ func credential() (*syscall.Credential, error) {
 }
 
 func command(args []string, dir string) *exec.Cmd {
-	c := exec.Command(args[0], args[1:]...)
+	c := exec.CommandContext(context.Background(), args[0], args[1:]...) // it lives until stop
 	c.Dir = dir
 	c.Env = append(os.Environ(), "HOME="+dir, "TMPDIR="+dir, "LC_ALL=C")
 	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}

@@ -245,18 +245,17 @@ func TestXARollbackMeetsAnActionUnderWay(t *testing.T) {
 		door := newRegistrar(t)
 		a, gid := newAccount(t, d), newGID()
 		rolled := make(chan error, 1)
+		rollback, giveUp := context.WithCancel(t.Context())
+		defer giveUp()
 		err := d.HandleXA(t.Context(), door.branch(gid, "action"), func(ctx context.Context, conn *sql.Conn) error {
-			go func() {
-				ctx, stop := context.WithTimeout(t.Context(), time.Second)
-				defer stop()
-				rolled <- a.handle(ctx, door.branch(gid, "rollback"), 0)
-			}()
+			go func() { rolled <- a.handle(rollback, door.branch(gid, "rollback"), 0) }()
 			waitForLock(t, d)
 			return a.add(ctx, conn, -30)
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
+		giveUp()
 		if err := <-rolled; err == nil {
 			t.Error("rolled back while the action was preparing: success")
 		}
