@@ -168,6 +168,27 @@ func TestBarrierForgetsWhatFailed(t *testing.T) {
 	})
 }
 
+// The work does not look at the error of a statement, which breaks a transaction of PostgreSQL: that is no success.
+func TestBarrierNeverCommitsWhatIsBroken(t *testing.T) {
+	each(t, func(t *testing.T, d Database) {
+		if d.Dialect == MySQL {
+			t.Skip("a statement that fails does not break a transaction of MySQL")
+		}
+		a, gid := newAccount(t, d), newGID()
+		b := NewBarrier(dtm.Branch{TransType: "saga", GID: gid, ID: "01", Op: "action"})
+		err := b.Call(t.Context(), d, func(tx *sql.Tx) error {
+			_, err := tx.ExecContext(t.Context(), "select nothing from nowhere")
+			if err == nil {
+				t.Error("the statement was to fail")
+			}
+			return nil
+		})
+		if err == nil || a.rows(t, gid) != "" {
+			t.Errorf("error = %v, rows %q", err, a.rows(t, gid))
+		}
+	})
+}
+
 func TestBarrierTellsCallsOfOneRequestApart(t *testing.T) {
 	each(t, func(t *testing.T, d Database) {
 		a, gid := newAccount(t, d), newGID()
