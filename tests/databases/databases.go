@@ -204,8 +204,13 @@ func (db *server) stop() {
 		_ = syscall.Kill(-db.cmd.Process.Pid, syscall.SIGKILL) // it may have ended already
 		<-db.exited
 	}
-	if db.dir != "" {
-		_ = os.RemoveAll(db.dir) // it is in the folder for temporary files
+	// The children of PostgreSQL have groups of their own. They end when they miss their parent, and may write until then.
+	const tries, pause = 100, 20 * time.Millisecond
+	for range tries {
+		if db.dir == "" || os.RemoveAll(db.dir) == nil {
+			return
+		}
+		time.Sleep(pause)
 	}
 }
 
