@@ -11,7 +11,7 @@
 //
 //	o                                  the owner's id
 //	n                                  counters: the unfinished and their entries, the bytes of the finished
-//	e len(id) id sequence              an entry: txlog.Encode, or a pointer into the value log
+//	e len(id) id sequence              an entry, or those of one step (pack.go), or a pointer into the value log
 //	u id                               the transaction is unfinished
 //	l ^begun ^id                       a finished transaction as a list shows it, newest first
 //	f finished id                      what Trim needs of a finished transaction, oldest first
@@ -122,7 +122,7 @@ var _ txlog.Store = (*Store)(nil)
 // open is an unfinished transaction.
 type open struct {
 	digest txlog.Digest
-	next   uint32 // sequence of the next entry
+	next   uint32 // sequence of the next row of entries
 	bytes  int64  // of its entries
 }
 
