@@ -125,7 +125,8 @@ func (c *crowd) each(what string, do func(i int) error) {
 	}
 	wg.Wait()
 	if err := errors.Join(errs[:]...); err != nil {
-		c.t.Fatalf("%s: %v", what, err)
+		sidecar := c.shop.shop.sidecar
+		c.t.Fatalf("%s: sidecar runs: %t, bus error: %t: %v", what, sidecar.running(), strings.Contains(sidecar.output(), "SIGBUS"), err)
 	}
 }
 

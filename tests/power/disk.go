@@ -3,6 +3,7 @@
 package power
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -44,13 +45,15 @@ func NewDisk(t *testing.T, bytes int64) *Disk {
 	}
 	run(t, "mkfs.ext4", "-q", "-F", "-m", "0", d.image)
 	d.on(t)
-	t.Cleanup(func() { _ = exec.Command("umount", "-l", d.Mount).Run() }) // a test that failed may have left it off, or open
+	t.Cleanup(func() { // a test that failed may have left it off, or open
+		_ = exec.CommandContext(context.WithoutCancel(t.Context()), "umount", "-l", d.Mount).Run()
+	})
 	return d
 }
 
 func run(t *testing.T, name string, args ...string) {
 	t.Helper()
-	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), name, args...).CombinedOutput(); err != nil {
 		t.Fatalf("%s %v: %v: %s", name, args, err, out)
 	}
 }
