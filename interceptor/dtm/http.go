@@ -179,6 +179,9 @@ func parseBranch(body []byte) (branchRequest, error) {
 	if err := json.Unmarshal(body, &b); err != nil {
 		return nil, invalid("body: %v; all values are strings", err)
 	}
+	if b == nil {
+		return nil, invalid("body: null; want an object")
+	}
 	b["gid"] = cleanGID(b["gid"])
 	return b, nil
 }

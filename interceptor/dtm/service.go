@@ -1,6 +1,7 @@
 package dtm
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -36,9 +37,21 @@ func wrongType(st *txn.State, wanted string) error {
 	return nil
 }
 
+// check refuses what nobody could carry out, and another type than that of a saga that was prepared.
+func (s *Service) check(ctx context.Context, t *transaction) error {
+	if err := t.check(); err != nil {
+		return err
+	}
+	p, err := s.preparedSaga(ctx, t.GID)
+	if err == nil && p != nil && t.Type != typeSaga {
+		err = failure("gid %q is a saga, not a %s", t.GID, t.Type)
+	}
+	return err
+}
+
 // prepare opens a transaction that its initiator will submit or abort. A repeat has no effect.
 func (s *Service) prepare(ctx context.Context, t *transaction) error {
-	if err := t.check(); err != nil {
+	if err := s.check(ctx, t); err != nil {
 		return err
 	}
 	spec, err := s.spec(ctx, t)
@@ -69,7 +82,7 @@ func (s *Service) prepare(ctx context.Context, t *transaction) error {
 
 // submit lets a transaction go on: a saga and what was not prepared begins with it.
 func (s *Service) submit(ctx context.Context, t *transaction) error {
-	if err := t.check(); err != nil {
+	if err := s.check(ctx, t); err != nil {
 		return err
 	}
 	var st txn.State
@@ -85,7 +98,7 @@ func (s *Service) submit(ctx context.Context, t *transaction) error {
 	if err != nil {
 		return err
 	}
-	if st.Decided() && !st.Commit {
+	if st.Decided() && !st.Commit || st.Phase == txn.Ceased {
 		if st.Phase.Done() && t.Type == typeSaga && t.WaitResult {
 			return failure("%s", s.reason(&st))
 		}
@@ -189,7 +202,7 @@ func (s *Service) submitWorkflow(ctx context.Context, t *transaction) (txn.State
 	default:
 		return txn.State{}, invalid("req_extra: status %q: want succeed or failed", word)
 	}
-	if old.Decided() && old.Commit != d.Commit {
+	if old.Decided() && (old.Commit != d.Commit || !bytes.Equal(old.Answer, d.Answer)) {
 		return txn.State{}, refusal(old, "sumbmit")
 	}
 	return s.Engine.Do(ctx, old.Spec.ID, d)
@@ -199,6 +212,12 @@ func (s *Service) submitWorkflow(ctx context.Context, t *transaction) (txn.State
 func (s *Service) abort(ctx context.Context, t *transaction) error {
 	if err := checkGID(t.GID); err != nil {
 		return err
+	}
+	switch p, err := s.preparedSaga(ctx, t.GID); {
+	case err != nil:
+		return err
+	case p != nil:
+		return failure("current status '%s', cannot abort a saga: forceStop ends it", statusPrepared)
 	}
 	st, err := s.known(ctx, t.GID)
 	switch {
@@ -229,7 +248,7 @@ func (s *Service) abort(ctx context.Context, t *transaction) error {
 
 // prepareWorkflow opens a workflow, or finds it as it is, with all that it has recorded.
 func (s *Service) prepareWorkflow(ctx context.Context, t *transaction) (*txn.State, error) {
-	if err := t.check(); err != nil {
+	if err := s.check(ctx, t); err != nil {
 		return nil, err
 	}
 	if t.Type != typeWorkflow {
@@ -359,7 +378,7 @@ func (s *Service) waitResult(ctx context.Context, st *txn.State) error {
 	switch {
 	case now.Phase == txn.Committed:
 		return nil
-	case now.Phase.Done() && now.Spec.Mode != txn.Saga && now.Spec.Mode != txn.SagaGraph:
+	case now.Phase == txn.Aborted && !now.Spec.Plan.Drives:
 		return nil // rolled back as the initiator wished
 	case now.Phase.Done(), now.Decided() && !now.Commit && now.Spec.Plan.Drives:
 		return failure("%s", s.reason(&now))

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/net/http/httpguts"
+
 	"txmesh/txn"
 )
 
@@ -206,8 +208,21 @@ func (t *transaction) check() error {
 			return invalid("%s %d: want 0 to %d", f.name, f.v, secondsMax)
 		}
 	}
+	if err := t.BranchHeaders.check(); err != nil {
+		return err
+	}
 	if t.Type == typeSaga || t.Type == typeMsg {
 		return t.checkSteps()
+	}
+	return nil
+}
+
+// check refuses what no call could carry: it would be repeated for ever.
+func (h headers) check() error {
+	for name, value := range h {
+		if !httpguts.ValidHeaderFieldName(name) || !httpguts.ValidHeaderFieldValue(value) {
+			return invalid("branch_headers: %q: %q is no header", name, value)
+		}
 	}
 	return nil
 }
