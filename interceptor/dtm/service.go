@@ -397,7 +397,7 @@ func halting(st *txn.State) string {
 	}
 	for i := range st.Branches {
 		if o := &st.Branches[i].Known[op]; o.Outcome == txn.None && (o.Attempt > 0 || o.Halted) {
-			return fmt.Sprintf("branch %s %s: %s", st.Branches[i].ID, op, o.Cause)
+			return fmt.Sprintf("branch %s %s: %s", st.Branches[i].ID, wordOf(typeOf(st.Spec.Mode), op), o.Cause)
 		}
 	}
 	if !st.Due.IsZero() {

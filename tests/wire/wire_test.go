@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -85,7 +86,8 @@ type door struct {
 func (w *world) run(t *testing.T, d *datadriven.TestData) string {
 	t.Helper()
 	verbs := map[string]func(*datadriven.TestData) string{"door": w.doDoor, "restart": w.doRestart, "ask": w.doAsk, "http": w.doHTTP,
-		"grpc": w.doGRPC, "answers": w.doAnswers, "release": w.doRelease, "metrics": w.doMetrics, "calls": w.doCalls, "await": w.doAwait, "state": w.doState}
+		"grpc": w.doGRPC, "answers": w.doAnswers, "release": w.doRelease, "metrics": w.doMetrics, "page": w.doPage,
+		"reflect": func(*datadriven.TestData) string { return reflected(w.t, w.running().DTMGRPC) }, "calls": w.doCalls, "await": w.doAwait, "state": w.doState}
 	do := verbs[d.Cmd]
 	if do == nil {
 		d.Fatalf(t, "directive %q is not known", d.Cmd)
@@ -187,6 +189,32 @@ func (w *world) doHTTP(d *datadriven.TestData) string {
 // doGRPC shows a request of gRPC as it is: a method, and the message as JSON.
 func (w *world) doGRPC(d *datadriven.TestData) string {
 	return grpcRaw(w.t, w.running().DTMGRPC, d.CmdArgs[0].Key, d.Input)
+}
+
+// doPage follows a listing to its end, one line a page.
+func (w *world) doPage(d *datadriven.TestData) string {
+	query, position := d.Input, ""
+	var pages []string
+	for {
+		status, _, text := send(w.t, "GET", "http://"+w.running().DTM+"/api/dtmsvr/all?"+query+"&position="+url.QueryEscape(position), "")
+		var page struct {
+			Transactions []struct {
+				GID string `json:"gid"`
+			} `json:"transactions"`
+			Next string `json:"next_position"`
+		}
+		if err := json.Unmarshal([]byte(text), &page); err != nil || status != 200 {
+			return fmt.Sprintf("%d %s", status, text)
+		}
+		var gids []string
+		for _, t := range page.Transactions {
+			gids = append(gids, t.GID)
+		}
+		pages = append(pages, strings.Join(gids, " "))
+		if position = page.Next; position == "" {
+			return strings.Join(pages, "\n")
+		}
+	}
 }
 
 // doMetrics shows which series of the named metrics there are.
