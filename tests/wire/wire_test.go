@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -73,6 +74,7 @@ type world struct {
 	flags   []string
 	door    *door // nil: opened when it is needed
 	service *service
+	asked   time.Time // the last request for a delay
 }
 
 // door is a running sidecar.
@@ -86,7 +88,7 @@ type door struct {
 func (w *world) run(t *testing.T, d *datadriven.TestData) string {
 	t.Helper()
 	verbs := map[string]func(*datadriven.TestData) string{"door": w.doDoor, "restart": w.doRestart, "ask": w.doAsk, "http": w.doHTTP,
-		"grpc": w.doGRPC, "answers": w.doAnswers, "release": w.doRelease, "metrics": w.doMetrics, "page": w.doPage,
+		"grpc": w.doGRPC, "answers": w.doAnswers, "release": w.doRelease, "metrics": w.doMetrics, "page": w.doPage, "due": w.doDue, "stop-meanwhile": w.doStopMeanwhile,
 		"reflect": func(*datadriven.TestData) string { return reflected(w.t, w.running().DTMGRPC) }, "calls": w.doCalls, "await": w.doAwait, "state": w.doState}
 	do := verbs[d.Cmd]
 	if do == nil {
@@ -106,7 +108,7 @@ func (w *world) doDoor(d *datadriven.TestData) string {
 	w.doors++
 	w.flags = nil
 	for _, a := range d.CmdArgs {
-		w.flags = append(w.flags, "--dtm-"+a.Key, strings.Join(a.Vals, ","))
+		w.flags = append(w.flags, "--dtm-"+a.Key, w.service.fill(strings.Join(a.Vals, ","), w.way))
 	}
 	w.open()
 	return ""
@@ -168,7 +170,12 @@ func (w *world) running() *door {
 
 // doAsk makes one request of the API: `ask submit` and the body as HTTP has it.
 func (w *world) doAsk(d *datadriven.TestData) string {
-	return w.running().client.ask(d.CmdArgs[0].Key, d.Input)
+	if strings.Contains(d.Input, "delay") {
+		w.asked = time.Now()
+	}
+	// How an error is told differs between transports.
+	told := regexp.MustCompile(`(answered \d+|error -\d+): `)
+	return told.ReplaceAllString(w.running().client.ask(d.CmdArgs[0].Key, d.Input), "error: ")
 }
 
 // doHTTP shows a request as it is: verb and path below the base, the body behind it.
@@ -217,6 +224,39 @@ func (w *world) doPage(d *datadriven.TestData) string {
 	}
 }
 
+// doDue waits until a try of a transaction is noted as not final: it waits for its next one then.
+func (w *world) doDue(d *datadriven.TestData) string {
+	deadline := time.Now().Add(patience)
+	for time.Now().Before(deadline) {
+		_, _, text := send(w.t, "GET", "http://"+w.running().DTM+"/api/dtmsvr/query?gid="+d.CmdArgs[0].Key, "")
+		var q struct {
+			Transaction struct {
+				Next time.Time `json:"next_cron_time"`
+			} `json:"transaction"`
+		}
+		if err := json.Unmarshal([]byte(text), &q); err != nil {
+			return err.Error()
+		}
+		if time.Until(q.Transaction.Next) > time.Minute {
+			return ""
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	return "it is not due later"
+}
+
+// doStopMeanwhile submits, waits for a call to hang, and stops the transaction by force.
+func (w *world) doStopMeanwhile(d *datadriven.TestData) string {
+	answer, client := make(chan string, 1), w.running().client
+	w.service.take(0)
+	go func() { answer <- client.ask("submit", d.Input) }()
+	if calls := w.service.take(1); len(calls) != 1 || calls[0].name != d.CmdArgs[0].Key {
+		return fmt.Sprint("calls: ", len(calls))
+	}
+	status, _, text := send(w.t, "POST", "http://"+w.door.DTM+"/api/dtmsvr/forceStop", fmt.Sprintf(`{"gid":%q}`, d.CmdArgs[1].Key))
+	return fmt.Sprintf("%d %s\n%s", status, text, <-answer)
+}
+
 // doMetrics shows which series of the named metrics there are.
 func (w *world) doMetrics(d *datadriven.TestData) string {
 	_, _, text := send(w.t, "GET", "http://"+w.running().DTM+"/api/metrics", "")
@@ -243,11 +283,15 @@ func (w *world) doRelease(d *datadriven.TestData) string {
 	return ""
 }
 
-// doCalls shows the calls that came since the last time: `calls 3` waits for three of them. With raw all of them is shown,
-// sorted is for calls that leave together, paced tells how long each one waited, in the unit given.
+// quiet is how long a file waits for calls that must not come.
+const quiet = 50 * time.Millisecond
+
+// doCalls shows the calls that came since the last time: `calls 3` waits for three of them, `calls` for none. With raw all of them is shown,
+// sorted is for calls that leave together, paced tells how long each one waited, and since how long ago the
+// last delayed submit was, in the unit given.
 func (w *world) doCalls(d *datadriven.TestData) string {
 	n := 0
-	var unit time.Duration
+	var unit, since time.Duration
 	raw, sorted := false, false
 	for _, a := range d.CmdArgs {
 		switch a.Key {
@@ -255,6 +299,12 @@ func (w *world) doCalls(d *datadriven.TestData) string {
 			raw = true
 		case "sorted":
 			sorted = true
+		case "since":
+			u, err := time.ParseDuration(a.Vals[0])
+			if err != nil {
+				d.Fatalf(w.t, "since: %v", err)
+			}
+			since = u
 		case "paced":
 			u, err := time.ParseDuration(a.Vals[0])
 			if err != nil {
@@ -267,6 +317,9 @@ func (w *world) doCalls(d *datadriven.TestData) string {
 			}
 		}
 	}
+	if n == 0 {
+		time.Sleep(quiet)
+	}
 	var lines []string
 	calls := w.service.take(n)
 	for i, c := range calls {
@@ -278,6 +331,9 @@ func (w *world) doCalls(d *datadriven.TestData) string {
 			line += " after " + times(c.at.Sub(calls[i-1].at), unit)
 		}
 		lines = append(lines, line)
+	}
+	if since > 0 {
+		lines = append(lines, "after "+times(calls[len(calls)-1].at.Sub(w.asked), since))
 	}
 	if sorted {
 		slices.Sort(lines)
@@ -303,13 +359,17 @@ func times(d, unit time.Duration) string {
 // patience bounds every wait of these tests for what must come.
 const patience = 20 * time.Second
 
-// doAwait waits for a status and shows the transaction in short.
+// doAwait waits for a status, and for a row of a branch to be done if one is named as 01-action. It shows the transaction in
+// short.
 func (w *world) doAwait(d *datadriven.TestData) string {
-	gid, want := d.CmdArgs[0].Key, d.CmdArgs[1].Key
+	gid, want, row := d.CmdArgs[0].Key, d.CmdArgs[1].Key, ""
+	if len(d.CmdArgs) > 2 {
+		row = "\n" + strings.ReplaceAll(d.CmdArgs[2].Key, "-", " ") + " succeed"
+	}
 	deadline := time.Now().Add(patience)
 	for {
 		got, q := w.query(gid)
-		if got == want || time.Now().After(deadline) {
+		if got == want && strings.Contains(q, row) || time.Now().After(deadline) {
 			return q
 		}
 		time.Sleep(5 * time.Millisecond) // another process would be polled too
