@@ -74,7 +74,7 @@ type world struct {
 	flags   []string
 	door    *door // nil: opened when it is needed
 	service *service
-	asked   time.Time // the last request for a delay
+	clock   time.Time
 }
 
 // door is a running sidecar.
@@ -88,7 +88,7 @@ type door struct {
 func (w *world) run(t *testing.T, d *datadriven.TestData) string {
 	t.Helper()
 	verbs := map[string]func(*datadriven.TestData) string{"door": w.doDoor, "restart": w.doRestart, "ask": w.doAsk, "http": w.doHTTP,
-		"grpc": w.doGRPC, "answers": w.doAnswers, "release": w.doRelease, "metrics": w.doMetrics, "page": w.doPage, "due": w.doDue, "stop-meanwhile": w.doStopMeanwhile,
+		"grpc": w.doGRPC, "answers": w.doAnswers, "release": w.doRelease, "metrics": w.doMetrics, "page": w.doPage, "due": w.doDue, "clock": w.doClock, "pause": w.doPause, "stop-meanwhile": w.doStopMeanwhile,
 		"reflect": func(*datadriven.TestData) string { return reflected(w.t, w.running().DTMGRPC) }, "calls": w.doCalls, "await": w.doAwait, "state": w.doState}
 	do := verbs[d.Cmd]
 	if do == nil {
@@ -170,9 +170,6 @@ func (w *world) running() *door {
 
 // doAsk makes one request of the API: `ask submit` and the body as HTTP has it.
 func (w *world) doAsk(d *datadriven.TestData) string {
-	if strings.Contains(d.Input, "delay") {
-		w.asked = time.Now()
-	}
 	// How an error is told differs between transports.
 	told := regexp.MustCompile(`(answered \d+|error -\d+): `)
 	return told.ReplaceAllString(w.running().client.ask(d.CmdArgs[0].Key, d.Input), "error: ")
@@ -222,6 +219,22 @@ func (w *world) doPage(d *datadriven.TestData) string {
 			return strings.Join(pages, "\n")
 		}
 	}
+}
+
+// doClock starts the clock that `calls since=1s` reads.
+func (w *world) doClock(*datadriven.TestData) string {
+	w.clock = time.Now()
+	return ""
+}
+
+// doPause lets time go by, where time is the subject.
+func (w *world) doPause(d *datadriven.TestData) string {
+	t, err := time.ParseDuration(d.CmdArgs[0].Key)
+	if err != nil {
+		d.Fatalf(w.t, "pause: %v", err)
+	}
+	time.Sleep(t)
+	return ""
 }
 
 // doDue waits until a try of a transaction is noted as not final: it waits for its next one then.
@@ -287,8 +300,8 @@ func (w *world) doRelease(d *datadriven.TestData) string {
 const quiet = 50 * time.Millisecond
 
 // doCalls shows the calls that came since the last time: `calls 3` waits for three of them, `calls` for none. With raw all of them is shown,
-// sorted is for calls that leave together, paced tells how long each one waited, and since how long ago the
-// last delayed submit was, in the unit given.
+// sorted is for calls that leave together, paced tells how long each one waited, and since how long
+// after the clock the last one came, in the unit given.
 func (w *world) doCalls(d *datadriven.TestData) string {
 	n := 0
 	var unit, since time.Duration
@@ -333,7 +346,7 @@ func (w *world) doCalls(d *datadriven.TestData) string {
 		lines = append(lines, line)
 	}
 	if since > 0 {
-		lines = append(lines, "after "+times(calls[len(calls)-1].at.Sub(w.asked), since))
+		lines = append(lines, "after "+times(calls[len(calls)-1].at.Sub(w.clock), since))
 	}
 	if sorted {
 		slices.Sort(lines)
