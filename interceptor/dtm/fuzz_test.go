@@ -71,7 +71,9 @@ func (m *machines) State(_ context.Context, id txn.ID) (txn.State, error) {
 	return txn.State{}, txn.ErrUnknown
 }
 
-func (m *machines) Story(_ context.Context, id txn.ID) ([]interceptor.Fact, error) { return m.facts[id], nil }
+func (m *machines) Story(_ context.Context, id txn.ID) ([]interceptor.Fact, error) {
+	return m.facts[id], nil
+}
 
 func (m *machines) Titles(_ context.Context, q interceptor.TitleQuery) iter.Seq2[interceptor.Title, error] {
 	return func(yield func(interceptor.Title, error) bool) {

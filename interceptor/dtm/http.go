@@ -3,6 +3,7 @@ package dtm
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"runtime/debug"
@@ -137,6 +138,15 @@ func (s *Service) writeFault(r *fasthttp.RequestCtx, err error) {
 		s.Log.Warn("request not taken", "path", string(r.Path()), "error", err)
 	}
 	write(r, f.status, faultBody{f.word, f.message})
+}
+
+// Unreadable answers a request that never reached the Handler: it is larger than BodyMax, or no HTTP.
+func (s *Service) Unreadable(r *fasthttp.RequestCtx, err error) {
+	f := fault{status: http.StatusBadRequest, message: "request: " + err.Error()}
+	if errors.Is(err, fasthttp.ErrBodyTooLarge) {
+		f = fault{status: http.StatusRequestEntityTooLarge, message: fmt.Sprintf("body: at most %d bytes, max-body", s.BodyMax)}
+	}
+	write(r, f.status, faultBody{Message: f.message})
 }
 
 func write(r *fasthttp.RequestCtx, status int, v any) {

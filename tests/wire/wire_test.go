@@ -88,7 +88,7 @@ type door struct {
 func (w *world) run(t *testing.T, d *datadriven.TestData) string {
 	t.Helper()
 	verbs := map[string]func(*datadriven.TestData) string{"door": w.doDoor, "restart": w.doRestart, "ask": w.doAsk, "http": w.doHTTP,
-		"grpc": w.doGRPC, "answers": w.doAnswers, "release": w.doRelease, "metrics": w.doMetrics, "page": w.doPage, "due": w.doDue, "clock": w.doClock, "pause": w.doPause, "stop-meanwhile": w.doStopMeanwhile,
+		"grpc": w.doGRPC, "answers": w.doAnswers, "release": w.doRelease, "metrics": w.doMetrics, "page": w.doPage, "due": w.doDue, "large": w.doLarge, "clock": w.doClock, "pause": w.doPause, "stop-meanwhile": w.doStopMeanwhile,
 		"reflect": func(*datadriven.TestData) string { return reflected(w.t, w.running().DTMGRPC) }, "calls": w.doCalls, "await": w.doAwait, "state": w.doState}
 	do := verbs[d.Cmd]
 	if do == nil {
@@ -102,13 +102,17 @@ func (w *world) run(t *testing.T, d *datadriven.TestData) string {
 	return out
 }
 
-// doDoor opens a sidecar with a new journal; the arguments are its keys without "dtm-".
+// doDoor opens a sidecar with a new journal; the arguments are its keys without "dtm-", or its limits.
 func (w *world) doDoor(d *datadriven.TestData) string {
 	w.close()
 	w.doors++
 	w.flags = nil
 	for _, a := range d.CmdArgs {
-		w.flags = append(w.flags, "--dtm-"+a.Key, w.service.fill(strings.Join(a.Vals, ","), w.way))
+		key := "--dtm-" + a.Key
+		if strings.HasPrefix(a.Key, "max-") {
+			key = "--" + a.Key
+		}
+		w.flags = append(w.flags, key, w.service.fill(strings.Join(a.Vals, ","), w.way))
 	}
 	w.open()
 	return ""
@@ -188,6 +192,13 @@ func (w *world) doHTTP(d *datadriven.TestData) string {
 		out += " Retry-After: " + v
 	}
 	return out + "\n" + pretty(text, d.HasArg("short"))
+}
+
+// doLarge sends a body of 8 KiB.
+func (w *world) doLarge(d *datadriven.TestData) string {
+	body := `{"gid":"large","trans_type":"saga","branch_id":"01","custom_data":"` + strings.Repeat(" ", 8<<10) + `"}`
+	status, _, text := send(w.t, "POST", "http://"+w.running().DTM+"/api/dtmsvr/"+d.CmdArgs[0].Key, body)
+	return fmt.Sprintf("%d %s", status, text)
 }
 
 // doGRPC shows a request of gRPC as it is: a method, and the message as JSON.
