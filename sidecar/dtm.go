@@ -100,7 +100,7 @@ func (c chronicle) Titles(ctx context.Context, q interceptor.TitleQuery) iter.Se
 				return
 			}
 			for _, t := range found {
-				if !yield(interceptor.Title{ID: t.ID, Next: string(txlog.After(t))}, nil) {
+				if !yield(interceptor.Title{ID: t.ID, Mode: t.Mode, Next: string(txlog.After(t))}, nil) {
 					return
 				}
 			}

@@ -67,7 +67,7 @@ func (s *Service) spec(ctx context.Context, t *transaction) (txn.Spec, error) {
 	if err != nil {
 		return txn.Spec{}, err
 	}
-	k := kinds()[t.Type]
+	k, _ := kindOf(t.Type)
 	mode := k.mode
 	if t.Type == typeSaga && custom.Concurrent {
 		mode = txn.SagaGraph
