@@ -31,7 +31,7 @@ func (s *Sidecar) newDTM(version string) *dtm.Service {
 func (s *Sidecar) openDTM(p *ports) error {
 	var err error
 	if s.cfg.DTM.HTTP != "" {
-		srv := &fasthttp.Server{Handler: s.dtm.Handler(), Name: "txmesh", MaxRequestBodySize: s.cfg.MaxBody,
+		srv := &fasthttp.Server{Handler: s.dtm.Handler(), ErrorHandler: s.dtm.Unreadable, Name: "txmesh", MaxRequestBodySize: s.cfg.MaxBody,
 			ReadTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, NoDefaultServerHeader: true, DisablePreParseMultipartForm: true,
 			Logger: silent{}, CloseOnShutdown: true}
 		serve := func(l net.Listener) error { return srv.Serve(limit(l, s.cfg.MaxConnections)) }
