@@ -265,7 +265,9 @@ func mariaDB() kind {
 			return []string{bin[0], "--no-defaults", "--datadir=" + dir + "/data", "--bind-address=127.0.0.1", "--port=" + port, "--socket=" + dir + "/socket",
 				"--pid-file=" + dir + "/pid", "--skip-log-bin", "--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=32M"}
 		},
-		ping: func(ctx context.Context, address string) error { return ping(ctx, "mysql", "root@tcp("+address+")/test") },
+		ping: func(ctx context.Context, address string) error {
+			return ping(ctx, "mysql", "root@tcp("+address+")/test")
+		},
 	}
 }
 
