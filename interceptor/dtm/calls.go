@@ -88,7 +88,7 @@ func (s *Service) Request(c txn.Call) (*interceptor.Direct, error) {
 	switch {
 	case a.protocol == protocolJSONRPC && strings.Contains(to, "method"):
 		return a.jsonRPC(to)
-	case a.protocol != protocolGRPC || isURL:
+	case a.protocol == "" || a.protocol == protocolHTTP || isURL:
 		return a.http(to)
 	default:
 		return a.grpc(to), nil
@@ -217,12 +217,18 @@ func readJSONRPC(body []byte) (txn.Outcome, string) {
 		return txn.Unknown, "answer is no JSON-RPC: " + err.Error()
 	case r.Error == nil:
 		return txn.OK, ""
-	case r.Error.Code == rpcFailure:
-		return txn.Refused, clip(string(r.Error.Message))
-	case r.Error.Code == rpcOngoing:
-		return txn.Pending, clip(string(r.Error.Message))
+	}
+	message := clip(string(r.Error.Message))
+	if text := ""; json.Unmarshal(r.Error.Message, &text) == nil {
+		message = clip(text)
+	}
+	switch r.Error.Code {
+	case rpcFailure:
+		return txn.Refused, message
+	case rpcOngoing:
+		return txn.Pending, message
 	default:
-		return txn.Unknown, fmt.Sprintf("error %d: %s", r.Error.Code, clip(string(r.Error.Message)))
+		return txn.Unknown, fmt.Sprintf("error %d: %s", r.Error.Code, message)
 	}
 }
 

@@ -307,11 +307,14 @@ func (s *Service) all(ctx context.Context, q allQuery) (*listed, error) {
 		if err != nil {
 			return nil, invalid("position %q: %v", q.position, err)
 		}
+		if q.transType != "" && typeOf(t.Mode) != q.transType {
+			continue
+		}
 		b, err := s.story(ctx, string(t.ID))
 		if err != nil {
 			return nil, fmt.Errorf("transaction %s: %w", t.ID, err)
 		}
-		if b == nil || q.status != "" && status(&b.st) != q.status || q.transType != "" && typeOf(b.st.Spec.Mode) != q.transType {
+		if b == nil || q.status != "" && status(&b.st) != q.status {
 			continue
 		}
 		if len(out.Transactions) == q.limit {

@@ -1,6 +1,7 @@
 package dtm
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -35,9 +36,21 @@ func wrongType(st *txn.State, wanted string) error {
 	return nil
 }
 
+// check refuses what nobody could carry out, and another type than that of a saga that was prepared.
+func (s *Service) check(ctx context.Context, t *transaction) error {
+	if err := t.check(); err != nil {
+		return err
+	}
+	p, err := s.preparedSaga(ctx, t.GID)
+	if err == nil && p != nil && t.Type != typeSaga {
+		err = failure("gid %q is a saga, not a %s", t.GID, t.Type)
+	}
+	return err
+}
+
 // prepare opens a transaction that its initiator will submit or abort. A repeat has no effect.
 func (s *Service) prepare(ctx context.Context, t *transaction) error {
-	if err := t.check(); err != nil {
+	if err := s.check(ctx, t); err != nil {
 		return err
 	}
 	spec, err := s.spec(ctx, t)
@@ -68,7 +81,7 @@ func (s *Service) prepare(ctx context.Context, t *transaction) error {
 
 // submit lets a transaction go on: a saga and what was not prepared begins with it.
 func (s *Service) submit(ctx context.Context, t *transaction) error {
-	if err := t.check(); err != nil {
+	if err := s.check(ctx, t); err != nil {
 		return err
 	}
 	var st txn.State
@@ -84,7 +97,7 @@ func (s *Service) submit(ctx context.Context, t *transaction) error {
 	if err != nil {
 		return err
 	}
-	if st.Decided() && !st.Commit {
+	if st.Decided() && !st.Commit || st.Phase == txn.Ceased {
 		if st.Phase.Done() && t.Type == typeSaga && t.WaitResult {
 			return failure("%s", s.reason(&st))
 		}
@@ -188,7 +201,7 @@ func (s *Service) submitWorkflow(ctx context.Context, t *transaction) (txn.State
 	default:
 		return txn.State{}, invalid("req_extra: status %q: want succeed or failed", word)
 	}
-	if old.Decided() && old.Commit != d.Commit {
+	if old.Decided() && (old.Commit != d.Commit || !bytes.Equal(old.Answer, d.Answer)) {
 		return txn.State{}, refusal(old, "sumbmit")
 	}
 	return s.Engine.Do(ctx, old.Spec.ID, d)
@@ -198,6 +211,12 @@ func (s *Service) submitWorkflow(ctx context.Context, t *transaction) (txn.State
 func (s *Service) abort(ctx context.Context, t *transaction) error {
 	if err := checkGID(t.GID); err != nil {
 		return err
+	}
+	switch p, err := s.preparedSaga(ctx, t.GID); {
+	case err != nil:
+		return err
+	case p != nil:
+		return failure("current status '%s', cannot abort a saga: forceStop ends it", statusPrepared)
 	}
 	st, err := s.known(ctx, t.GID)
 	switch {
@@ -228,7 +247,7 @@ func (s *Service) abort(ctx context.Context, t *transaction) error {
 
 // prepareWorkflow opens a workflow, or finds it as it is, with all that it has recorded.
 func (s *Service) prepareWorkflow(ctx context.Context, t *transaction) (*txn.State, error) {
-	if err := t.check(); err != nil {
+	if err := s.check(ctx, t); err != nil {
 		return nil, err
 	}
 	if t.Type != typeWorkflow {
@@ -362,7 +381,7 @@ func (s *Service) waitResult(ctx context.Context, st *txn.State) error {
 	switch {
 	case now.Phase == txn.Committed:
 		return nil
-	case now.Phase.Done() && now.Spec.Mode != txn.Saga && now.Spec.Mode != txn.SagaGraph:
+	case now.Phase == txn.Aborted && !now.Spec.Plan.Drives:
 		return nil // rolled back as the initiator wished
 	case now.Phase.Done(), now.Decided() && !now.Commit && now.Spec.Plan.Drives:
 		return failure("%s", s.reason(&now))
@@ -381,7 +400,7 @@ func halting(st *txn.State) string {
 	}
 	for i := range st.Branches {
 		if o := &st.Branches[i].Known[op]; o.Outcome == txn.None && (o.Attempt > 0 || o.Halted) {
-			return fmt.Sprintf("branch %s %s: %s", st.Branches[i].ID, op, o.Cause)
+			return fmt.Sprintf("branch %s %s: %s", st.Branches[i].ID, wordOf(typeOf(st.Spec.Mode), op), o.Cause)
 		}
 	}
 	if !st.Due.IsZero() {
