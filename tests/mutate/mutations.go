@@ -197,8 +197,7 @@ func ofDTM() []mutation {
 		"interceptor/dtm/wire.go", "txlog/badger/keys.go"
 	list := []mutation{
 		{name: "a submit that is repeated loses the confirms", law: "1.4-outcomes", file: service, quick: true,
-			old: "	if old.Decided() {\n		return *old, nil\n	}\n",
-			now: "	if old.Decided() {\n		return s.Engine.Do(ctx, old.Spec.ID, txn.Stop{})\n	}\n"},
+			old: "		return *old, err\n	}\n", now: "		return s.Engine.Do(ctx, old.Spec.ID, txn.Stop{})\n	}\n"},
 		{name: "what was stopped by force may be submitted", law: "1.4-outcomes", file: service,
 			old: " || st.Phase == txn.Ceased {", now: " {"},
 		{name: "gids that begin alike share their rows", law: "5.2-tcc", file: keys,
