@@ -159,9 +159,10 @@ func (w *world) close() {
 	if w.door == nil {
 		return
 	}
-	w.door.client.close()
 	w.door.stop()
-	<-w.door.done // what was left open is the matter of the file
+	if err := <-w.door.done; err != nil {
+		w.t.Logf("sidecar ended: %v", err) // what was left open is the matter of the file
+	}
 	w.door = nil
 }
 
