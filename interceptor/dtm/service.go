@@ -143,7 +143,11 @@ func (s *Service) differs(ctx context.Context, t *transaction) error {
 
 // submitPrepared commits a tcc, xa or msg. Without prepare it begins and commits in one step.
 func (s *Service) submitPrepared(ctx context.Context, t *transaction) (txn.State, error) {
-	if t.Type == typeMsg { // mostly equal to what was prepared, or not prepared: one step does both
+	delay, err := t.delay(nil, s.Now())
+	if err != nil {
+		return txn.State{}, err
+	}
+	if t.Type == typeMsg && delay == 0 { // mostly equal to what was prepared, or not prepared: one step does both
 		st, err := s.beginCommitted(ctx, t)
 		if !errors.Is(err, txn.ErrConflict) && !errors.Is(err, txn.ErrDecided) {
 			return st, err
@@ -160,13 +164,36 @@ func (s *Service) submitPrepared(ctx context.Context, t *transaction) (txn.State
 		return txn.State{}, err
 	}
 	if old.Decided() {
-		return *old, nil
+		if old.Commit && !sameSteps(old, t) {
+			err = s.differs(ctx, t)
+		}
+		return *old, err
 	}
-	delay, err := t.delay(old, s.Now())
-	if err != nil {
+	if delay, err = t.delay(old, s.Now()); err != nil {
 		return txn.State{}, err
 	}
 	return s.Engine.Do(ctx, old.Spec.ID, txn.Decide{Commit: true, Delay: delay})
+}
+
+// sameSteps reports whether a message sends what a repeated submit lists. One that lists nothing means what was prepared.
+func sameSteps(st *txn.State, t *transaction) bool {
+	if t.Type != typeMsg || len(t.Steps) == 0 {
+		return true
+	}
+	n, err := decodeNote(st.Spec.Note)
+	if err != nil {
+		return false
+	}
+	was, payloads := steps(st, &n)
+	if len(was) != len(t.Steps) {
+		return false
+	}
+	for i, step := range t.Steps {
+		if step[opAction] != was[i][opAction] || payloads != nil && payloads[i] != string(t.payload(i)) {
+			return false
+		}
+	}
+	return true
 }
 
 func (s *Service) beginCommitted(ctx context.Context, t *transaction) (txn.State, error) {

@@ -32,7 +32,6 @@ import (
 // exactly the envelope of its transport is shown as it is.
 type client interface {
 	ask(method, body string) string
-	close()
 }
 
 func newClient(t *testing.T, way string, a sidecar.Addresses) client {
@@ -43,8 +42,7 @@ func newClient(t *testing.T, way string, a sidecar.Addresses) client {
 	case overRPC:
 		return rpcClient{t, "http://" + a.DTM + "/api/json-rpc", httpClient{t, "http://" + a.DTM + "/api/dtmsvr/"}}
 	case overGRPC:
-		conn := dial(t, a.DTMGRPC)
-		return grpcClient{t, conn, dtmgimp.NewDtmClient(conn)}
+		return grpcClient{t, dtmgimp.NewDtmClient(dial(t, a.DTMGRPC))}
 	}
 	t.Fatalf("way %q", way)
 	return nil
@@ -56,6 +54,11 @@ func dial(t *testing.T, address string) *grpc.ClientConn {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if err := conn.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	return conn
 }
 
@@ -81,8 +84,6 @@ type httpClient struct {
 	t    *testing.T
 	base string
 }
-
-func (httpClient) close() {}
 
 func (c httpClient) ask(method, body string) string {
 	status, _, text := send(c.t, "POST", c.base+method, body)
@@ -118,8 +119,6 @@ type rpcClient struct {
 	url  string
 	http httpClient
 }
-
-func (rpcClient) close() {}
 
 func (c rpcClient) ask(method, body string) string {
 	if method == "prepareWorkflow" {
@@ -168,14 +167,7 @@ func withProtocol(t *testing.T, body string) string {
 
 type grpcClient struct {
 	t      *testing.T
-	conn   *grpc.ClientConn
 	client dtmgimp.DtmClient
-}
-
-func (c grpcClient) close() {
-	if err := c.conn.Close(); err != nil {
-		c.t.Error(err)
-	}
 }
 
 func (c grpcClient) ask(method, body string) string {
@@ -312,7 +304,6 @@ func (p progress) String() string {
 func grpcRaw(t *testing.T, address, method, text string) string {
 	t.Helper()
 	conn := dial(t, address)
-	defer conn.Close()
 	d, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName("dtmgimp.Dtm." + method))
 	if err != nil {
 		t.Fatal(err)
@@ -346,7 +337,6 @@ func grpcRaw(t *testing.T, address, method, text string) string {
 func reflected(t *testing.T, address string) string {
 	t.Helper()
 	conn := dial(t, address)
-	defer conn.Close()
 	stream, err := reflectionpb.NewServerReflectionClient(conn).ServerReflectionInfo(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -25,7 +25,6 @@ import (
 // call is one call that a branch has seen.
 type call struct {
 	at     time.Time
-	over   string
 	name   string // of the branch's endpoint
 	first  string // the line of the request
 	header map[string][]string
@@ -221,7 +220,7 @@ func (s *service) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	q := r.URL.Query()
-	c := &call{over: overHTTP, name: strings.TrimPrefix(r.URL.Path, "/"), first: r.Method + " " + r.URL.String(), header: r.Header,
+	c := &call{name: strings.TrimPrefix(r.URL.Path, "/"), first: r.Method + " " + r.URL.String(), header: r.Header,
 		body: string(body), text: string(body), gid: q.Get("gid"), transType: q.Get("trans_type"), branch: q.Get("branch_id"), op: q.Get("op")}
 	if c.name == "json-rpc" {
 		s.serveRPC(w, c, q.Get("method"), body)
@@ -243,7 +242,7 @@ func answerHTTP(w http.ResponseWriter, answer string) {
 		w.Header().Set("Location", text)
 	}
 	w.WriteHeader(status)
-	io.WriteString(w, text)
+	fmt.Fprint(w, text)
 }
 
 // serveRPC takes a call of JSON-RPC: who calls is among the params.
@@ -258,7 +257,7 @@ func (s *service) serveRPC(w http.ResponseWriter, c *call, method string, body [
 	} else {
 		c.name = method
 	}
-	c.over, c.text = overRPC, strings.ReplaceAll(c.text, string(q.ID), `"ID"`)
+	c.text = strings.ReplaceAll(c.text, string(q.ID), `"ID"`)
 	for name, to := range map[string]*string{"gid": &c.gid, "trans_type": &c.transType, "branch_id": &c.branch, "op": &c.op} {
 		if err := json.Unmarshal(q.Params[name], to); err != nil {
 			c.name += fmt.Sprintf(" %s: %v", name, err)
@@ -295,7 +294,7 @@ func (s *service) serveGRPC(_ any, stream grpc.ServerStream) error {
 		return err
 	}
 	one := func(name string) string { return strings.Join(md.Get(name), ",") }
-	c := &call{over: overGRPC, name: method[strings.LastIndexByte(method, '/')+1:], first: method, header: md, body: string(body),
+	c := &call{name: method[strings.LastIndexByte(method, '/')+1:], first: method, header: md, body: string(body),
 		text: fmt.Sprintf("%q", body), gid: one("dtm-gid"), transType: one("dtm-trans_type"), branch: one("dtm-branch_id"), op: one("dtm-op")}
 	if c.transType == "workflow" {
 		c.body = field1(body)

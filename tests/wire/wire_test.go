@@ -88,7 +88,7 @@ type door struct {
 func (w *world) run(t *testing.T, d *datadriven.TestData) string {
 	t.Helper()
 	verbs := map[string]func(*datadriven.TestData) string{"door": w.doDoor, "restart": w.doRestart, "ask": w.doAsk, "http": w.doHTTP,
-		"grpc": w.doGRPC, "answers": w.doAnswers, "release": w.doRelease, "metrics": w.doMetrics, "page": w.doPage, "due": w.doDue, "large": w.doLarge, "clock": w.doClock, "pause": w.doPause, "stop-meanwhile": w.doStopMeanwhile,
+		"grpc": w.doGRPC, "answers": w.doAnswers, "release": w.doRelease, "metrics": w.doMetrics, "page": w.doPage, "again": w.doAgain, "large": w.doLarge, "clock": w.doClock, "pause": w.doPause, "stop-meanwhile": w.doStopMeanwhile,
 		"reflect": func(*datadriven.TestData) string { return reflected(w.t, w.running().DTMGRPC) }, "calls": w.doCalls, "await": w.doAwait, "state": w.doState}
 	do := verbs[d.Cmd]
 	if do == nil {
@@ -159,9 +159,10 @@ func (w *world) close() {
 	if w.door == nil {
 		return
 	}
-	w.door.client.close()
 	w.door.stop()
-	<-w.door.done // what was left open is the matter of the file
+	if err := <-w.door.done; err != nil {
+		w.t.Logf("sidecar ended: %v", err) // what was left open is the matter of the file
+	}
 	w.door = nil
 }
 
@@ -174,9 +175,11 @@ func (w *world) running() *door {
 
 // doAsk makes one request of the API: `ask submit` and the body as HTTP has it.
 func (w *world) doAsk(d *datadriven.TestData) string {
-	// How an error is told differs between transports.
-	told := regexp.MustCompile(`(answered \d+|error -\d+): `)
-	return told.ReplaceAllString(w.running().client.ask(d.CmdArgs[0].Key, d.Input), "error: ")
+	answer := w.running().client.ask(d.CmdArgs[0].Key, d.Input)
+	// How an error is told differs between transports, and who notices first that there is no answer between runs.
+	answer = regexp.MustCompile(`(answered \d+|error -\d+): `).ReplaceAllString(answer, "error: ")
+	silence := regexp.MustCompile(`(error: |POST \S+: )?(context deadline exceeded|no answer within [^;]+|stream terminated by RST_STREAM[^;]+)`)
+	return silence.ReplaceAllString(answer, "no answer")
 }
 
 // doHTTP shows a request as it is: verb and path below the base, the body behind it.
@@ -248,25 +251,38 @@ func (w *world) doPause(d *datadriven.TestData) string {
 	return ""
 }
 
-// doDue waits until a try of a transaction is noted as not final: it waits for its next one then.
-func (w *world) doDue(d *datadriven.TestData) string {
-	deadline := time.Now().Add(patience)
-	for time.Now().Before(deadline) {
-		_, _, text := send(w.t, "GET", "http://"+w.running().DTM+"/api/dtmsvr/query?gid="+d.CmdArgs[0].Key, "")
+// doAgain shows the pauses that are noted after tries without success: `again GID 3` shows three, and after each of them asks for
+// the next try at once. With wait it waits for the next try.
+func (w *world) doAgain(d *datadriven.TestData) string {
+	gid, n := d.CmdArgs[0].Key, 0
+	if _, err := fmt.Sscan(d.CmdArgs[1].Key, &n); err != nil {
+		d.Fatalf(w.t, "again: %v", err)
+	}
+	base, wait := "http://"+w.running().DTM+"/api/dtmsvr/", d.HasArg("wait")
+	var pauses []string
+	last := time.Time{}
+	for deadline := time.Now().Add(patience); len(pauses) < n && time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
+		_, _, text := send(w.t, "GET", base+"query?gid="+gid, "")
 		var q struct {
 			Transaction struct {
-				Next time.Time `json:"next_cron_time"`
+				Updated time.Time `json:"update_time"`
+				Next    time.Time `json:"next_cron_time"`
 			} `json:"transaction"`
 		}
 		if err := json.Unmarshal([]byte(text), &q); err != nil {
 			return err.Error()
 		}
-		if time.Until(q.Transaction.Next) > time.Minute {
-			return ""
+		next := q.Transaction.Next
+		pause := next.Sub(q.Transaction.Updated)
+		if pause <= 0 || next.Equal(last) || !wait && pause < time.Minute {
+			continue
 		}
-		time.Sleep(5 * time.Millisecond)
+		last, pauses = next, append(pauses, "in "+pause.Round(10*time.Millisecond).String())
+		if !wait && len(pauses) < n {
+			send(w.t, "POST", base+"resetNextCronTime", fmt.Sprintf(`{"gid":%q}`, gid))
+		}
 	}
-	return "it is not due later"
+	return strings.Join(pauses, "\n")
 }
 
 // doStopMeanwhile submits, waits for a call to hang, and stops the transaction by force.
@@ -310,12 +326,12 @@ func (w *world) doRelease(d *datadriven.TestData) string {
 // quiet is how long a file waits for calls that must not come.
 const quiet = 50 * time.Millisecond
 
-// doCalls shows the calls that came since the last time: `calls 3` waits for three of them, `calls` for none. With raw all of them is shown,
-// sorted is for calls that leave together, paced tells how long each one waited, and since how long
-// after the clock the last one came, in the unit given.
+// doCalls shows the calls that came since the last time: `calls 3` waits for three of them, `calls` for none. With raw all of
+// them is shown, sorted is for calls that leave together, and since tells how long after the clock the last one came, in the unit
+// given.
 func (w *world) doCalls(d *datadriven.TestData) string {
 	n := 0
-	var unit, since time.Duration
+	var since time.Duration
 	raw, sorted := false, false
 	for _, a := range d.CmdArgs {
 		switch a.Key {
@@ -329,12 +345,6 @@ func (w *world) doCalls(d *datadriven.TestData) string {
 				d.Fatalf(w.t, "since: %v", err)
 			}
 			since = u
-		case "paced":
-			u, err := time.ParseDuration(a.Vals[0])
-			if err != nil {
-				d.Fatalf(w.t, "paced: %v", err)
-			}
-			unit = u
 		default:
 			if _, err := fmt.Sscan(a.Key, &n); err != nil {
 				d.Fatalf(w.t, "calls %s: %v", a.Key, err)
@@ -346,13 +356,10 @@ func (w *world) doCalls(d *datadriven.TestData) string {
 	}
 	var lines []string
 	calls := w.service.take(n)
-	for i, c := range calls {
+	for _, c := range calls {
 		line := c.line()
 		if raw {
 			line = c.raw()
-		}
-		if unit > 0 && i > 0 {
-			line += " after " + times(c.at.Sub(calls[i-1].at), unit)
 		}
 		lines = append(lines, line)
 	}
