@@ -121,7 +121,14 @@ func (s *Service) submitSaga(ctx context.Context, t *transaction) (txn.State, er
 	}
 	st, err := s.Engine.Do(ctx, spec.ID, txn.Begin{Spec: spec})
 	if errors.Is(err, txn.ErrConflict) {
-		return st, s.differs(ctx, t)
+		old, err := s.known(ctx, t.GID)
+		switch {
+		case err != nil:
+			return txn.State{}, err
+		case len(t.Steps) > 0 || wrongType(old, t.Type) != nil:
+			return txn.State{}, differs(old, t)
+		}
+		return *old, nil // it lists nothing: what was prepared, once more
 	}
 	if err == nil {
 		err = s.dropPrepared(ctx, t.GID)
@@ -129,12 +136,8 @@ func (s *Service) submitSaga(ctx context.Context, t *transaction) (txn.State, er
 	return st, err
 }
 
-// differs explains a submit whose gid is taken.
-func (s *Service) differs(ctx context.Context, t *transaction) error {
-	old, err := s.known(ctx, t.GID)
-	if err != nil {
-		return err
-	}
+// differs explains why a submit is refused whose gid is taken.
+func differs(old *txn.State, t *transaction) error {
 	if err := wrongType(old, t.Type); err != nil {
 		return err
 	}
@@ -165,7 +168,7 @@ func (s *Service) submitPrepared(ctx context.Context, t *transaction) (txn.State
 	}
 	if old.Decided() {
 		if old.Commit && !sameSteps(old, t) {
-			err = s.differs(ctx, t)
+			err = differs(old, t)
 		}
 		return *old, err
 	}
