@@ -249,6 +249,7 @@ type (
 		Until   time.Time `cbor:"5,keyasint"`
 		Outcome Outcome   `cbor:"6,keyasint"`
 		Cause   string    `cbor:"7,keyasint,omitempty"`
+		Failed  int       `cbor:"8,keyasint,omitempty"` // tries in a row that were no "pending", this one included
 	}
 	// Halted says that an op is stuck until an operator acts (L11).
 	Halted struct {

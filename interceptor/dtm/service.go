@@ -379,8 +379,7 @@ func (s *Service) hasten(ctx context.Context, gid string) error {
 	if err != nil {
 		return err
 	}
-	_, err = s.Engine.Do(ctx, st.Spec.ID, txn.Hasten{})
-	return err
+	return s.nudge(ctx, st)
 }
 
 func (s *Service) mustKnow(ctx context.Context, gid string) (*txn.State, error) {
