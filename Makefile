@@ -40,9 +40,10 @@ test-net: ## as root: power cuts and full disks on a loop mount; ARGS='-cuts 200
 	@test "$$(id -u)" = 0 || { echo "make test-net: needs root to mount loop devices: run it as sudo make test-net" >&2; exit 2; }
 	$(GO) test -count=1 -timeout 20m -tags power -v ./tests/power/... $(ARGS)
 
-test-compat: ## real clients of other systems against the doors
+test-compat: ## published clients of DTM against the sidecar; as root it installs what is missing
 	$(call need,tests/compat,the test with real clients)
-	cd tests/compat && $(GO) test -count=1 -timeout 20m ./...
+	tests/compat/install.sh
+	cd tests/compat && $(GO) test -count=1 -timeout 20m ./... $(ARGS)
 
 soak: ## transfers under kill -9 for TIME (TIME=1h), another order each time
 	$(call need,tests/e2e,the test with real processes)

@@ -34,6 +34,7 @@ const (
 	OpUndo    = "undo"
 	OpQuery   = "query"
 	OpDeliver = "deliver"
+	OpTell    = "tell"
 )
 
 // Limits of W3C Baggage, section 3.3.2: what every implementation passes on.

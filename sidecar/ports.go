@@ -187,6 +187,7 @@ func (s *Sidecar) shutdown() error {
 	case <-closed:
 	case <-ctx.Done():
 	}
+	s.caller.BreakOff() // the engine waits for its calls
 	errs[len(errs)-1] = s.engine.Close()
 	<-closed
 	return errors.Join(errs...)

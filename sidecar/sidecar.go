@@ -91,7 +91,7 @@ func (s *Sidecar) wire(version string) error {
 		return err
 	}
 	s.app = outbound.NewApp(s.cfg.App, s.cfg.MaxBody)
-	doors := map[string]interceptor.Door{}
+	doors := map[string]interceptor.Door{admin.DoorName: admin.Door{Keys: keys}}
 	s.caller = outbound.New(outbound.Options{Doors: doors, Documents: s.docs, Homes: (*homes)(s), Places: (*places)(s), Keys: keys,
 		SecretsDir: s.cfg.SecretsDir, BodyMax: s.cfg.MaxBody, AllowLinkLocal: s.cfg.AllowLinkLocal, Now: time.Now})
 	if s.engine, err = s.newEngine(); err != nil {

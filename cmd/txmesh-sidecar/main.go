@@ -43,7 +43,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	if err != nil {
 		return err
 	}
-	limitMemory(cfg.MemoryLimit)
+	limitMemory(cfg)
 	s, err := sidecar.New(cfg, version, logger(cfg, stderr))
 	if err != nil {
 		return err
@@ -55,16 +55,25 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	})
 }
 
-// gcPercent trades some work of the collector for a small heap. GOGC, if set, wins.
-const gcPercent = 50
+// How much garbage may gather beside what lives, in percent. Beside an application a small heap is worth some work of
+// the collector; a server of its own may use its memory-limit. GOGC, if set, wins.
+const (
+	gcPercentBeside = 50
+	gcPercentAlone  = 400
+)
 
-func limitMemory(limit int64) {
+func limitMemory(cfg sidecar.Config) {
 	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(limit)
+		debug.SetMemoryLimit(cfg.MemoryLimit)
 	}
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
+	if os.Getenv("GOGC") != "" {
+		return
 	}
+	if cfg.Alone() {
+		debug.SetGCPercent(gcPercentAlone)
+		return
+	}
+	debug.SetGCPercent(gcPercentBeside)
 }
 
 func logger(cfg sidecar.Config, w io.Writer) *slog.Logger {

@@ -39,6 +39,7 @@ shows how a stuck transaction is brought to its end.`,
 	c.AddCommand(newTxListCommand(&f), newTxShowCommand(&f),
 		newTxDecideCommand(&f, "commit", "Commit a transaction that was opened over the API"),
 		newTxDecideCommand(&f, "abort", "Abort a transaction that is not decided yet"),
+		newTxDecideCommand(&f, "hasten", "Try again now what waits for its next try; what is stuck stays so"), newTxStopCommand(&f),
 		newTxForceCommand(&f, "retry", "Try a stuck or waiting op again now", "Its cause is removed: the op is tried again at once, with a new budget of tries."),
 		newTxForceCommand(&f, "skip", "Count a stuck or waiting op as done", "You have done by hand what the op would have done, or know that it need not be done. Nothing is called."))
 	return c
@@ -73,7 +74,7 @@ func newTxListCommand(f *txFlags) *cobra.Command {
 			return nil
 		},
 	}
-	c.Flags().StringArrayVar(&filter.phases, "phase", nil, "only these phases: open, committing, aborting, stuck, committed, aborted; may be repeated")
+	c.Flags().StringArrayVar(&filter.phases, "phase", nil, "only these phases: open, committing, aborting, stuck, committed, aborted, stopped; may be repeated")
 	c.Flags().StringVar(&filter.name, "name", "", "only transactions of this name")
 	c.Flags().IntVar(&filter.limit, "limit", 20, "how many at most")
 	return c
@@ -125,6 +126,45 @@ func newTxDecideCommand(f *txFlags, word, short string) *cobra.Command {
 	}
 }
 
+func newTxStopCommand(f *txFlags) *cobra.Command {
+	var why, by string
+	c := &cobra.Command{
+		Use:   "stop ID",
+		Short: "End a transaction as it stands",
+		Long: `Nothing of it is called any more: what was not done or undone by now never is. It is the last resort, for a
+transaction that must not go on. The act is journaled with its author and reason.`,
+		Args: oneID,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if why == "" {
+				return errWhy
+			}
+			api, err := f.client()
+			if err != nil {
+				return err
+			}
+			o, text, err := api.act(cmd.Context(), args[0], "/stop", map[string]string{"why": why, "by": by})
+			if err != nil {
+				return err
+			}
+			if f.json {
+				return indent(cmd.OutOrStdout(), text)
+			}
+			printOutcome(newScreen(cmd.OutOrStdout(), os.Getenv), o)
+			return nil
+		},
+	}
+	reasonFlags(c, &why, &by)
+	return c
+}
+
+// errWhy says that an act has no reason.
+var errWhy = errors.New("--why is missing; say why in a few words: they are journaled with the act")
+
+func reasonFlags(c *cobra.Command, why, by *string) {
+	c.Flags().StringVar(why, "why", "", "why you do it; required")
+	c.Flags().StringVar(by, "by", userName(), "who you are")
+}
+
 func newTxForceCommand(f *txFlags, word, short, long string) *cobra.Command {
 	var why, by string
 	c := &cobra.Command{
@@ -142,7 +182,7 @@ The act is journaled with its author and reason.`,
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if why == "" {
-				return errors.New("--why is missing; say why in a few words: they are journaled with the act")
+				return errWhy
 			}
 			api, err := f.client()
 			if err != nil {
@@ -164,8 +204,7 @@ The act is journaled with its author and reason.`,
 			return nil
 		},
 	}
-	c.Flags().StringVar(&why, "why", "", "why you do it; required")
-	c.Flags().StringVar(&by, "by", userName(), "who you are")
+	reasonFlags(c, &why, &by)
 	return c
 }
 

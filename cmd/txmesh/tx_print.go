@@ -105,8 +105,12 @@ func printTransaction(s *screen, d txDetail, now time.Time) {
 	if d.Reason != "" {
 		s.say("reason: %s", d.Reason)
 	}
-	if d.Phase == "open" && !d.Expires.IsZero() {
-		s.say("aborts by itself at %s if nobody decides before", d.Expires.Format(time.RFC3339))
+	switch at := d.Expires.Format(time.RFC3339); {
+	case d.Phase != "open" || d.Expires.IsZero():
+	case d.Mode == "msg" || d.Mode == "workflow":
+		s.say("asks its initiator at %s, or aborts if there is nobody to ask", at)
+	default:
+		s.say("aborts by itself at %s if nobody decides before", at)
 	}
 	s.say("")
 	printBranches(s, d)

@@ -1,6 +1,7 @@
 package dtm
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -179,25 +180,26 @@ func (s *Service) Judge(c txn.Call, a interceptor.DirectAnswer) (txn.Outcome, []
 
 // read classifies an answer. The order is the protocol's: "ongoing" by status or word, then "failure", then errors.
 func read(c txn.Call, a interceptor.DirectAnswer) (txn.Outcome, string) {
-	n, err := decodeNote(c.TxNote)
 	switch {
-	case err != nil:
-		return txn.Unknown, err.Error()
 	case a.Err != nil:
 		return txn.Unknown, a.Err.Error()
 	case a.Reply.Status == 0:
 		return readGRPC(a)
 	}
-	body := string(a.Reply.Body)
+	body := a.Reply.Body
 	switch {
-	case a.Reply.Status == http.StatusTooEarly || strings.Contains(body, wordOngoing):
-		return txn.Pending, clip(body)
-	case a.Reply.Status == http.StatusConflict || strings.Contains(body, wordFailure):
-		return txn.Refused, clip(body)
+	case a.Reply.Status == http.StatusTooEarly || bytes.Contains(body, []byte(wordOngoing)):
+		return txn.Pending, clip(string(body))
+	case a.Reply.Status == http.StatusConflict || bytes.Contains(body, []byte(wordFailure)):
+		return txn.Refused, clip(string(body))
 	case a.Reply.Status != http.StatusOK:
-		return txn.Unknown, fmt.Sprintf("answered %d: %s", a.Reply.Status, clip(body))
-	case n.Protocol == protocolJSONRPC && strings.Contains(string(c.Target), "method"):
-		return readJSONRPC(a.Reply.Body)
+		return txn.Unknown, fmt.Sprintf("answered %d: %s", a.Reply.Status, clip(string(body)))
+	case bytes.Contains(c.Target, []byte("method")):
+		if n, err := decodeNote(c.TxNote); err != nil {
+			return txn.Unknown, err.Error()
+		} else if n.Protocol == protocolJSONRPC {
+			return readJSONRPC(a.Reply.Body)
+		}
 	}
 	return txn.OK, ""
 }

@@ -349,12 +349,16 @@ func (s *Service) mustKnow(ctx context.Context, gid string) (*txn.State, error) 
 // waitResult waits for the end, or for the first call that did not bring it nearer: then the client is told that it goes
 // on, which is neither success nor failure.
 func (s *Service) waitResult(ctx context.Context, st *txn.State) error {
-	now, err := s.Engine.Wait(ctx, st.Spec.ID, func(st txn.State) bool { return st.Phase.Done() || halting(&st) != "" })
-	switch {
-	case errors.Is(err, context.DeadlineExceeded):
-		return ongoing("not finished in time, it goes on: ask query for the result")
-	case err != nil:
-		return err
+	now := *st
+	if !now.Phase.Done() {
+		var err error
+		now, err = s.Engine.Wait(ctx, st.Spec.ID, func(st txn.State) bool { return st.Phase.Done() || halting(&st) != "" })
+		switch {
+		case errors.Is(err, context.DeadlineExceeded):
+			return ongoing("not finished in time, it goes on: ask query for the result")
+		case err != nil:
+			return err
+		}
 	}
 	switch {
 	case now.Phase == txn.Committed:

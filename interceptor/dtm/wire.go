@@ -237,6 +237,9 @@ func checkGID(gid string) error {
 
 // cleanGID removes what DTM removes from the ids of HTTP clients.
 func cleanGID(gid string) string {
+	if !strings.ContainsAny(gid, "\n\r;") {
+		return gid
+	}
 	return strings.NewReplacer("\n", "", "\r", "", ";", "").Replace(gid)
 }
 

@@ -1,6 +1,8 @@
 // Package admin serves the local port of a sidecar: health, readiness, metrics, profiles, and the transactions API by
-// which applications open and decide transactions and operators look at them and act on stuck ones. It decides
-// nothing: every act becomes an event of the engine. docs/reference/api.md and openapi.yaml describe it. Start at New.
+// which applications begin and drive transactions of every mode and operators look at them and act on stuck ones. It
+// decides nothing: every act becomes an event of the engine. For transactions that were begun with targets it is also
+// the door that makes their requests and reads the answers (door.go). docs/reference/api.md and openapi.yaml describe
+// it. Start at New; modes.go says what each mode offers.
 package admin
 
 import (
@@ -13,6 +15,7 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"strings"
+	"sync"
 	"time"
 
 	"txmesh/interceptor"
@@ -24,6 +27,8 @@ import (
 type Engine interface {
 	Do(ctx context.Context, id txn.ID, e txn.Event) (txn.State, error)
 	Wait(ctx context.Context, id txn.ID, until func(txn.State) bool) (txn.State, error)
+	State(ctx context.Context, id txn.ID) (txn.State, error)
+	Find(ctx context.Context, key string) (txn.ID, error)
 }
 
 // Journal remembers them.
@@ -48,12 +53,13 @@ type Options struct {
 }
 
 // bodyMax bounds what a client of the API may send.
-const bodyMax = 64 << 10
+const bodyMax = 1 << 20
 
 // Server is the handler of the local port.
 type Server struct {
-	opt Options
-	mux *http.ServeMux
+	opt  Options
+	mux  *http.ServeMux
+	keys [64]sync.Mutex // each guards the begin of transactions whose keys fall to it
 }
 
 // New returns the handler.
@@ -91,6 +97,11 @@ func (s *Server) routes() []route {
 		{"GET /v1/transactions/{id}", true, s.show},
 		{"POST /v1/transactions/{id}/commit", true, s.commit},
 		{"POST /v1/transactions/{id}/abort", true, s.abort},
+		{"POST /v1/transactions/{id}/branches", true, s.enlist},
+		{"POST /v1/transactions/{id}/branches/{branch}/leave", true, s.leave},
+		{"POST /v1/transactions/{id}/extend", true, s.extend},
+		{"POST /v1/transactions/{id}/hasten", true, s.hasten},
+		{"POST /v1/transactions/{id}/stop", true, s.stop},
 		{"POST /v1/transactions/{id}/branches/{branch}/{op}/{act}", true, s.force},
 	}
 }

@@ -47,14 +47,16 @@ type fixture struct {
 	mux    *http.ServeMux
 }
 
-func newFixture(t *testing.T) *fixture {
+func newFixture(t *testing.T) *fixture { return newFixtureCalling(t, refusing{}) }
+
+func newFixtureCalling(t *testing.T, caller engine.Caller) *fixture {
 	f := &fixture{t: t, seen: map[string]bool{}}
 	store := memory.New(memory.Options{})
 	var err error
 	if f.keys, err = interceptor.NewKeys([]byte("0123456789abcdef")); err != nil {
 		t.Fatal(err)
 	}
-	if f.engine, err = engine.New(engine.Config{Store: store, Caller: refusing{}, Limits: engine.Limits{Open: 5}}); err != nil {
+	if f.engine, err = engine.New(engine.Config{Store: store, Caller: caller, Limits: engine.Limits{Open: 5, Branches: 4}}); err != nil {
 		t.Fatal(err)
 	}
 	if err := f.engine.Start(t.Context()); err != nil {
@@ -255,7 +257,7 @@ func TestBadRequests(t *testing.T) {
 		{"not JSON", "POST", "/v1/transactions", `{`, 400, refused("TXM0301", "unexpected EOF", "")},
 		{"unknown field", "POST", "/v1/transactions", `{"nam":"x"}`, 400, refused("TXM0301", `json: unknown field "nam"`, "")},
 		{"two values", "POST", "/v1/transactions", `{} {}`, 400, refused("TXM0301", "more than one JSON value", "")},
-		{"bad timeout", "POST", "/v1/transactions", `{"timeout":"-1s"}`, 400, refused("TXM0302", `timeout "-1s": want a duration such as 30s, at most 24h0m0s`, "")},
+		{"bad timeout", "POST", "/v1/transactions", `{"timeout":"-1s"}`, 400, refused("TXM0302", `timeout "-1s": want a duration such as 30s, from 1ms to 24h0m0s`, "")},
 		{"bad name", "POST", "/v1/transactions", `{"name":"a b"}`, 400, refused("TXM0302", `name "a b": want at most 128 letters, digits and any of . _ / -`, "")},
 		{"too large", "POST", "/v1/transactions", strings.Repeat(" ", bodyMax+1), 413, refused("TXM0312", "", "")},
 		{"bad phase", "GET", "/v1/transactions?phase=done", "", 400, refused("TXM0302", `phase "done": want open, committing, aborting, stuck, committed, aborted or stopped`, "")},
@@ -424,8 +426,13 @@ func everyStatus(t *testing.T) map[string]bool {
 	f.do("POST", "/v1/transactions/"+stuck+"/commit", "")
 	f.do("POST", "/v1/transactions/NONE/commit", "")
 	f.do("POST", "/v1/transactions/NONE/abort", "")
+	driven := everyStatusOfDriven(f)
 	if err := f.engine.Close(); err != nil {
 		t.Error(err)
+	}
+	for _, act := range driven {
+		f.do("POST", act, `{"timeout":"1s"}`)
+		f.do("POST", act, `{"why":"x"}`)
 	}
 	f.do("POST", "/v1/transactions", "")
 	f.do("POST", "/v1/transactions/"+open+"/commit", "")
@@ -438,6 +445,42 @@ func everyStatus(t *testing.T) map[string]bool {
 	f.do("GET", "/v1/transactions", "")
 	f.do("GET", "/v1/transactions/"+open, "")
 	return f.seen
+}
+
+// everyStatusOfDriven does the same for what is asked of transactions with targets. It returns its acts, for an engine
+// that is closed.
+func everyStatusOfDriven(f *fixture) []string {
+	lra := `{"mode":"lra","key":"k"}`
+	res, _ := f.do("POST", "/v1/transactions", lra)
+	path := res.Header.Get("Location")
+	f.do("POST", "/v1/transactions", lra)
+	f.do("POST", "/v1/transactions", `{"mode":"lra", "key":"k", "name":"x"}`)
+	f.do("POST", "/v1/transactions", `{"mode":"saga","branches":[`+strings.Repeat(`{"action":{"url":"http://a"}},`, 4)+`{"action":{"url":"http://a"}}]}`)
+	acts := []string{path + "/branches", path + "/branches/p/leave", path + "/extend", path + "/hasten", path + "/stop"}
+	for _, act := range acts {
+		f.as("", "POST", act, "")
+		f.do("POST", strings.Replace(act, "OWNER", "NONE", 1), `{"why":"x"}`)
+		f.do("POST", strings.Replace(act, "OWNER", "NONE", 1), `{"timeout":"1s"}`)
+		f.do("POST", act, strings.Repeat(" ", bodyMax+1))
+	}
+	for _, body := range []string{`{"id":"p","complete":{"url":"http://a"}}`, `{"id":"p","complete":{"url":"http://b"}}`, `{"x":1}`} {
+		f.do("POST", path+"/branches", body)
+	}
+	f.do("POST", path+"/branches/p/leave", "")
+	f.do("POST", path+"/extend", `{"timeout":"x"}`)
+	f.do("POST", path+"/extend", `{"timeout":"1s"}`)
+	f.do("POST", path+"/commit?wait=x", "")
+	f.do("POST", path+"/abort?wait=x", "")
+	f.do("POST", path+"/stop", "")
+	f.do("POST", path+"/stop", `{"why":"x"}`)
+	f.do("POST", path+"/stop", `{"why":"x"}`)
+	f.do("POST", path+"/extend", `{"timeout":"1s"}`)
+	f.do("POST", path+"/branches", `{"id":"q","complete":{"url":"http://b"}}`)
+	f.do("POST", path+"/branches/p/leave", "")
+	res, _ = f.do("POST", "/v1/transactions", `{"mode":"lra","branches":[{"id":"p","complete":{"url":"http://a"}}]}`)
+	f.do("POST", res.Header.Get("Location")+"/abort", "")
+	f.do("POST", res.Header.Get("Location")+"/branches/p/leave", "")
+	return acts
 }
 
 // openapi is what the test reads of the document.

@@ -32,6 +32,9 @@ const (
 	codeMethod       = "TXM0311"
 	codeTooLarge     = "TXM0312"
 	codeNotReady     = "TXM0313"
+	codeMode         = "TXM0314"
+	codeRepeated     = "TXM0315"
+	codeBranches     = "TXM0316"
 )
 
 // Codes returns the table, in the order of the numbers.
@@ -42,15 +45,18 @@ func Codes() []Code {
 		{codeValue, 400, "a value is not allowed", "correct the value that the detail names"},
 		{codeNotFound, 404, "no such transaction", "check the id; finished transactions are forgotten after the retention"},
 		{codeDecided, 409, "transaction is already decided otherwise", "read its status; a decision never changes"},
-		{codeRooted, 409, "transaction is decided by its own door", "let the answer to its root request decide, or abort it"},
+		{codeRooted, 409, "transaction is decided by its own door", "let its root request, its branches or its own client decide, or abort it"},
 		{codeNotWaiting, 409, "op does not wait for an operator", "read the transaction again: the op is done, in flight or not yet due"},
 		{codeNoOp, 404, "no such branch, op or act", "read the transaction: it lists its branches with their ops; acts are retry and skip"},
 		{codeNotTaking, 503, "no new transactions are taken", "retry later; open transactions go on"},
 		{codeJournal, 503, "journal does not answer", "retry later; look at the sidecar's log and disk"},
 		{codeRoute, 404, "no such resource", "see docs/reference/api.md"},
 		{codeMethod, 405, "method is not allowed here", "use a method of the Allow header"},
-		{codeTooLarge, 413, "request body is too large", "send at most 64 KiB"},
+		{codeTooLarge, 413, "request body is too large", "send at most 1 MiB"},
 		{codeNotReady, 503, "sidecar is not ready", "wait; the detail says for what"},
+		{codeMode, 409, "the mode of this transaction has no such act", "see docs/guide/modes.md for what each mode takes"},
+		{codeRepeated, 422, "repeated with other content", "repeat the first request byte for byte, or use a new key or id"},
+		{codeBranches, 409, "transaction has too many branches", "begin another one, or raise max-branches"},
 	}
 }
 

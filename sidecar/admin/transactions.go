@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"regexp"
 	"strconv"
 	"time"
 
@@ -18,62 +17,11 @@ import (
 	"txmesh/txn"
 )
 
-// timeoutMax bounds the time to the decision.
-const timeoutMax = 24 * time.Hour
-
-var txName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$`)
-
-type beginRequest struct {
-	Name    string `json:"name"`
-	Timeout string `json:"timeout"`
-}
-
-type begun struct {
-	ID      txn.ID    `json:"id"`
-	Context string    `json:"context"`
-	Status  string    `json:"status"`
-	Expires time.Time `json:"expires"`
-}
-
-// begin opens a transaction that the API decides, and gives out the signed context to put on calls.
-func (s *Server) begin(w http.ResponseWriter, r *http.Request) {
-	var q beginRequest
-	if f, bad := readBody(w, r, &q); bad {
-		write(w, f)
-		return
-	}
-	timeout := s.opt.TimeoutDefault
-	if q.Timeout != "" {
-		var err error
-		timeout, err = time.ParseDuration(q.Timeout)
-		if err != nil || timeout <= 0 || timeout > timeoutMax {
-			write(w, problem(codeValue, fmt.Sprintf("timeout %q: want a duration such as 30s, at most %v", q.Timeout, timeoutMax), ""))
-			return
-		}
-	}
-	if q.Name == "" {
-		q.Name = "explicit"
-	} else if !txName.MatchString(q.Name) {
-		write(w, problem(codeValue, fmt.Sprintf("name %q: want at most 128 letters, digits and any of . _ / -", q.Name), ""))
-		return
-	}
-	id := s.opt.NewID()
-	st, err := s.opt.Engine.Do(r.Context(), id, txn.Begin{Spec: txn.Spec{ID: id, Mode: txn.Explicit,
-		Plan: txn.Modes()[txn.Explicit], Name: q.Name, Timeout: timeout}})
-	if err != nil {
-		s.refuse(w, err, "")
-		return
-	}
-	w.Header().Set("Location", "/v1/transactions/"+string(id))
-	w.Header().Set(interceptor.HeaderID, string(id))
-	reply(w, http.StatusCreated, begun{ID: id, Context: s.opt.Keys.Sign(interceptor.Context{ID: id, Expires: st.Expires}),
-		Status: st.Phase.String(), Expires: st.Expires.UTC()})
-}
-
 type decided struct {
 	ID      txn.ID    `json:"id"`
 	Status  string    `json:"status"`
 	Reason  string    `json:"reason,omitempty"`
+	Expires time.Time `json:"expires,omitzero"`  // of one that is open
 	Waiting []waiting `json:"waiting,omitempty"` // for the answers of these branches
 }
 
@@ -86,7 +34,7 @@ type waiting struct {
 func (s *Server) commit(w http.ResponseWriter, r *http.Request) {
 	id := txn.ID(r.PathValue("id"))
 	st, err := s.state(r.Context(), id)
-	if err == nil && st.Spec.Mode != txn.Explicit && !st.Decided() {
+	if err == nil && !driven(st.Spec) && !st.Decided() {
 		write(w, problem(codeRooted, "mode "+string(st.Spec.Mode), id))
 		return
 	}
@@ -104,13 +52,19 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request, id txn.ID, commi
 	if !commit {
 		reason = "aborted over the API"
 	}
+	wait, err := waitOf(r)
+	if err != nil {
+		write(w, problem(codeValue, err.Error(), id))
+		return
+	}
+	late := time.Now().Add(wait)
 	st, err := s.opt.Engine.Do(r.Context(), id, txn.Decide{Commit: commit, Reason: reason})
 	if err != nil {
 		s.refuse(w, err, id)
 		return
 	}
 	if !st.Decided() {
-		ctx, cancel := context.WithTimeout(r.Context(), s.opt.CommitWait)
+		ctx, cancel := context.WithTimeout(r.Context(), max(s.opt.CommitWait, wait))
 		defer cancel()
 		settled, err := s.opt.Engine.Wait(ctx, id, func(st txn.State) bool { return st.Decided() })
 		switch {
@@ -130,6 +84,7 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request, id txn.ID, commi
 		write(w, problem(codeDecided, "it is "+st.Phase.String()+": "+st.Reason, id))
 		return
 	}
+	st = s.settled(r.Context(), st, time.Until(late))
 	w.Header().Set(interceptor.HeaderID, string(id))
 	w.Header().Set(interceptor.HeaderStatus, st.Phase.String())
 	reply(w, http.StatusOK, decided{ID: id, Status: st.Phase.String(), Reason: st.Reason})
@@ -145,6 +100,11 @@ func unanswered(st txn.State) []waiting {
 	return out
 }
 
+const (
+	whyMax = 4 << 10
+	byMax  = 256
+)
+
 type forceRequest struct {
 	By  string `json:"by"`
 	Why string `json:"why"`
@@ -159,17 +119,10 @@ func (s *Server) force(w http.ResponseWriter, r *http.Request) {
 		write(w, problem(codeNoOp, r.PathValue("act")+" of "+r.PathValue("op")+" of branch "+branch, id))
 		return
 	}
-	var q forceRequest
-	if f, bad := readBody(w, r, &q); bad {
+	q, f, bad := readReason(w, r, id)
+	if bad {
 		write(w, f)
 		return
-	}
-	if q.Why == "" {
-		write(w, problem(codeValue, "why is missing: it is journaled with the act", id))
-		return
-	}
-	if q.By == "" {
-		q.By = "api"
 	}
 	if branch == "-" { // the initiator or the listeners
 		branch = ""
@@ -181,6 +134,23 @@ func (s *Server) force(w http.ResponseWriter, r *http.Request) {
 	}
 	s.opt.Log.Warn("operator acted", "tx", id, "branch", branch, "op", op.String(), "act", act.String(), "by", q.By)
 	reply(w, http.StatusOK, decided{ID: id, Status: st.Phase.String(), Reason: st.Reason})
+}
+
+// readReason reads who acts and why: both are journaled.
+func readReason(w http.ResponseWriter, r *http.Request, id txn.ID) (forceRequest, fault, bool) {
+	var q forceRequest
+	if _, f, bad := readBody(w, r, &q); bad {
+		return q, f, true
+	}
+	switch {
+	case q.Why == "":
+		return q, problem(codeValue, "why is missing: it is journaled with the act", id), true
+	case len(q.Why) > whyMax || len(q.By) > byMax:
+		return q, problem(codeValue, fmt.Sprintf("why and by: want at most %d and %d bytes", whyMax, byMax), id), true
+	case q.By == "":
+		q.By = "api"
+	}
+	return q, fault{}, false
 }
 
 // ops are the words of the URL: ours, and those of the headers.
@@ -264,6 +234,15 @@ func phases() map[string]txn.Phase {
 	return out
 }
 
+// refuseBranch answers an error of the engine about branches of the body.
+func (s *Server) refuseBranch(w http.ResponseWriter, err error, id txn.ID) {
+	if errors.Is(err, txn.ErrNoBranch) { // named by after
+		write(w, problem(codeValue, err.Error(), id))
+		return
+	}
+	s.refuse(w, err, id)
+}
+
 // refuse answers an error of the engine.
 func (s *Server) refuse(w http.ResponseWriter, err error, id txn.ID) {
 	code := codeJournal
@@ -278,28 +257,33 @@ func (s *Server) refuse(w http.ResponseWriter, err error, id txn.ID) {
 		code = codeNotWaiting
 	case errors.Is(err, txn.ErrNoBranch):
 		code = codeNoOp
+	case errors.Is(err, txn.ErrConflict):
+		code = codeRepeated
+	case errors.Is(err, txn.ErrOrder):
+		code = codeValue
+	case errors.Is(err, engine.ErrBranches):
+		code = codeBranches
+	case errors.Is(err, engine.ErrTooLarge):
+		code = codeTooLarge
 	case errors.Is(err, txlog.ErrFull), errors.Is(err, engine.ErrBusy):
 		code = codeNotTaking
 	}
 	write(w, problem(code, err.Error(), id))
 }
 
-// readBody reads a JSON object, or nothing.
-func readBody(w http.ResponseWriter, r *http.Request, v any) (fault, bool) {
+// readBody reads a JSON value into v, or nothing.
+func readBody(w http.ResponseWriter, r *http.Request, v any) (body []byte, f fault, bad bool) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, bodyMax))
 	if _, large := errors.AsType[*http.MaxBytesError](err); large {
-		return problem(codeTooLarge, "", ""), true
+		return nil, problem(codeTooLarge, "", ""), true
+	}
+	if err == nil && len(body) > 0 {
+		err = strict(body, v)
 	}
 	if err != nil {
-		return problem(codeMalformed, err.Error(), ""), true
+		return nil, problem(codeMalformed, err.Error(), ""), true
 	}
-	if len(body) == 0 {
-		return fault{}, false
-	}
-	if err := strict(body, v); err != nil {
-		return problem(codeMalformed, err.Error(), ""), true
-	}
-	return fault{}, false
+	return body, fault{}, false
 }
 
 func strict(body []byte, v any) error {
@@ -308,7 +292,7 @@ func strict(body []byte, v any) error {
 	if err := d.Decode(v); err != nil {
 		return err
 	}
-	if d.More() {
+	if _, err := d.Token(); !errors.Is(err, io.EOF) { // More would not see a brace
 		return errors.New("more than one JSON value")
 	}
 	return nil

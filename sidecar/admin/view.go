@@ -3,6 +3,7 @@ package admin
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"net/http"
 	"time"
 
@@ -10,7 +11,8 @@ import (
 	"txmesh/txn"
 )
 
-// detail is one transaction as operators see it. Requests and answers are not shown: they may hold anything.
+// detail is one transaction as operators see it. Requests and answers are not shown: they may hold anything. What the
+// initiator of a workflow told is its own, and it needs it to go on.
 type detail struct {
 	ID       txn.ID       `json:"id"`
 	Service  string       `json:"service,omitempty"` // beside this sidecar
@@ -35,6 +37,8 @@ type branchView struct {
 	After   []string `json:"after,omitempty"`
 	Fate    string   `json:"fate"` // open, stands, undone or left
 	Ops     []opView `json:"ops"`
+
+	Result json.RawMessage `json:"result,omitempty"` // of a workflow: what its initiator told
 }
 
 type opView struct {
@@ -91,7 +95,11 @@ func (s *Server) show(w http.ResponseWriter, r *http.Request) {
 		d.Expires = st.Expires.UTC()
 	}
 	for i := range st.Branches {
-		d.Branches = append(d.Branches, viewBranch(&st.Branches[i]))
+		v := viewBranch(&st.Branches[i])
+		if st.Spec.Door == DoorName {
+			v.Result = st.Branches[i].Known[txn.Forward].Result
+		}
+		d.Branches = append(d.Branches, v)
 	}
 	d.Asked, d.Told = lone(txn.Ask, st.Asked), lone(txn.Tell, st.Told)
 	reply(w, http.StatusOK, d)
@@ -116,6 +124,11 @@ func viewBranch(b *txn.BranchState) branchView {
 	// A note of another door, or none, names no service.
 	if note, err := interceptor.DecodeNote(b.Note); err == nil {
 		v.Service = cmp.Or(note.Service, note.Host)
+	}
+	for op := range b.Ops {
+		if v.Service == "" && len(b.Note) == 0 {
+			v.Service = host(b.Ops[op])
+		}
 	}
 	switch {
 	case b.Left:

@@ -16,6 +16,10 @@ func (l *loop) startCalls() {
 		if !ok {
 			return
 		}
+		if !l.shard.Has(c.Tx) { // stopped by an operator while this call waited
+			l.calls.done(lane)
+			continue
+		}
 		life := l.life
 		l.e.wg.Go(func() { l.e.call(c, lane, life) })
 	}

@@ -1,11 +1,9 @@
 package outbound
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"net/url"
 	"strings"
 
@@ -48,17 +46,10 @@ func (c *Caller) directHTTP(ctx context.Context, d *interceptor.Direct) intercep
 	if err != nil {
 		return interceptor.DirectAnswer{Err: fmt.Errorf("%w: url %q: %w", errForbidden, d.URL, err)}
 	}
-	r, err := http.NewRequestWithContext(ctx, d.Method, u.Scheme+"://"+u.Host, bytes.NewReader(d.Body))
+	reply, err := c.wire.transport.exchange(ctx, u, d)
 	if err != nil {
-		return interceptor.DirectAnswer{Err: fmt.Errorf("%w: url %q: %w", errForbidden, d.URL, err)}
+		err = fmt.Errorf("%s %s: %w", d.Method, d.URL, err)
 	}
-	r.Host = u.Host
-	r.URL = &url.URL{Scheme: u.Scheme, Host: withPort(u), Opaque: u.EscapedPath(), RawQuery: u.RawQuery}
-	if r.URL.Opaque == "" {
-		r.URL.Opaque = "/"
-	}
-	r.Header = d.Header
-	reply, err := c.wire.send(r)
 	return interceptor.DirectAnswer{Reply: reply, Err: err}
 }
 

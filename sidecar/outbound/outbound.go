@@ -70,6 +70,9 @@ func New(opt Options) *Caller {
 	return c
 }
 
+// BreakOff ends all calls that run with an error, for an engine that is about to close. Later calls work.
+func (c *Caller) BreakOff() { c.wire.transport.breakOff() }
+
 // Close drops idle connections.
 func (c *Caller) Close() {
 	c.wire.transport.CloseIdleConnections()

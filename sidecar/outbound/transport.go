@@ -9,11 +9,14 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/valyala/fasthttp"
+
+	"txmesh/interceptor"
 )
 
 // endpointsMax bounds the connection pools that are kept.
@@ -27,6 +30,23 @@ type transport struct {
 
 	mu    sync.Mutex // guards hosts
 	hosts map[string]*fasthttp.HostClient
+
+	connMu sync.Mutex // guards conns; taken last
+	conns  map[*tracked]struct{}
+}
+
+// tracked is a connection that close can break off.
+type tracked struct {
+	net.Conn
+	t *transport
+}
+
+// Close implements net.Conn.
+func (c *tracked) Close() error {
+	c.t.connMu.Lock()
+	delete(c.t.conns, c)
+	c.t.connMu.Unlock()
+	return c.Conn.Close()
 }
 
 func newTransport(allowLinkLocal bool, bodyMax int) *transport {
@@ -34,7 +54,29 @@ func newTransport(allowLinkLocal bool, bodyMax int) *transport {
 	if !allowLinkLocal {
 		d.Control = func(_, address string, _ syscall.RawConn) error { return notLinkLocal(address) }
 	}
-	return &transport{dial: d, bodyMax: bodyMax, hosts: map[string]*fasthttp.HostClient{}}
+	return &transport{dial: d, bodyMax: bodyMax, hosts: map[string]*fasthttp.HostClient{}, conns: map[*tracked]struct{}{}}
+}
+
+func (t *transport) open(address string) (net.Conn, error) {
+	conn, err := t.dial.Dial("tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	c := &tracked{conn, t}
+	t.connMu.Lock()
+	defer t.connMu.Unlock()
+	t.conns[c] = struct{}{}
+	return c, nil
+}
+
+// breakOff ends all exchanges with an error.
+func (t *transport) breakOff() {
+	t.connMu.Lock()
+	defer t.connMu.Unlock()
+	for c := range t.conns {
+		// The exchange sees it; nobody else uses the connection.
+		_ = c.Conn.Close()
+	}
 }
 
 // host returns the connection pool of one endpoint.
@@ -53,7 +95,7 @@ func (t *transport) host(scheme, endpoint string) *fasthttp.HostClient {
 		MaxIdleConnDuration: 30 * time.Second, MaxResponseBodySize: t.bodyMax, NoDefaultUserAgentHeader: true,
 		DisablePathNormalizing: true, MaxIdemponentCallAttempts: 1,
 		RetryIfErr: func(*fasthttp.Request, int, error) (bool, bool) { return false, false },
-		Dial:       func(addr string) (net.Conn, error) { return t.dial.Dial("tcp", addr) }}
+		Dial:       t.open}
 	if h.IsTLS {
 		name, _, _ := net.SplitHostPort(endpoint)
 		h.TLSConfig = &tls.Config{ServerName: name, MinVersion: tls.VersionTLS12}
@@ -97,15 +139,51 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	defer fasthttp.ReleaseRequest(req)
 	defer fasthttp.ReleaseResponse(res)
+	if err != nil {
+		return nil, t.explain(err, res, bounded)
+	}
+	answer := response(res)
+	answer.Body = io.NopCloser(bytes.NewReader(bytes.Clone(res.Body())))
+	return answer, nil
+}
+
+// exchange makes one exchange for a door, in the goroutine of the call: it ends at the context's deadline, or when the
+// transport is closed.
+func (t *transport) exchange(ctx context.Context, u *url.URL, d *interceptor.Direct) (*interceptor.Reply, error) {
+	req, res := fasthttp.AcquireRequest(), fasthttp.AcquireResponse()
+	defer fasthttp.ReleaseRequest(req)
+	defer fasthttp.ReleaseResponse(res)
+	req.URI().DisablePathNormalizing = true
+	req.Header.SetMethod(d.Method)
+	req.SetRequestURI(d.URL)
+	req.UseHostHeader = true
+	req.Header.SetHost(u.Host)
+	for name, values := range d.Header {
+		for _, v := range values {
+			req.Header.Add(name, v)
+		}
+	}
+	req.SetBodyRaw(d.Body)
+	deadline, bounded := ctx.Deadline()
+	if !bounded {
+		deadline = time.Now().Add(time.Minute)
+	}
+	if err := t.host(u.Scheme, withPort(u)).DoDeadline(req, res, deadline); err != nil {
+		return nil, t.explain(err, res, bounded)
+	}
+	r := response(res)
+	return &interceptor.Reply{Status: r.StatusCode, Header: r.Header, Body: bytes.Clone(res.Body())}, nil
+}
+
+// explain gives errors of fasthttp the words of this package.
+func (t *transport) explain(err error, res *fasthttp.Response, bounded bool) error {
 	switch {
 	case errors.Is(err, fasthttp.ErrTimeout) && bounded:
-		return nil, context.DeadlineExceeded
+		return context.DeadlineExceeded
 	case errors.Is(err, fasthttp.ErrBodyTooLarge):
-		return nil, fmt.Errorf("answered %d: the answer has more than %d bytes", res.StatusCode(), t.bodyMax)
-	case err != nil:
-		return nil, err
+		return fmt.Errorf("answered %d: the answer has more than %d bytes", res.StatusCode(), t.bodyMax)
 	}
-	return response(res), nil
+	return err
 }
 
 // request copies what the caller's request says, byte for byte where it matters: the path stays as it is encoded.
@@ -136,10 +214,11 @@ func request(r *http.Request) (*fasthttp.Request, error) {
 	return req, nil
 }
 
+// response is an answer without its body.
 func response(res *fasthttp.Response) *http.Response {
 	h := http.Header{}
 	for name, value := range res.Header.All() {
 		h.Add(string(name), string(value))
 	}
-	return &http.Response{StatusCode: res.StatusCode(), Header: h, Body: io.NopCloser(bytes.NewReader(bytes.Clone(res.Body())))}
+	return &http.Response{StatusCode: res.StatusCode(), Header: h}
 }

@@ -49,7 +49,11 @@ func arrows() []arrow {
 		{from: "cmd/...", to: []string{"..."}},
 		// Beside the levels: what applications link, what shows and what tries.
 		{from: "sdk", to: []string{"txn/barrier"}},
+		{from: "sdk/dtm", stdlib: true}, // no driver of a database comes with it
+		{from: "sdk/dtm/dtmsql", to: []string{"sdk/dtm"}, stdlib: true},
+		{from: "sdk/dtm/*", to: []string{"sdk/dtm"}},
 		{from: "sdk/...", to: []string{"txn/barrier", "sdk"}},
+		{from: "examples/dtm-quickstart", to: []string{"sdk/dtm"}, stdlib: true},
 		{from: "examples/...", stdlib: true},
 		{from: "tests/...", to: []string{"..."}},
 		{from: "benchmarks/...", to: []string{"..."}},

@@ -18,6 +18,7 @@ type transaction struct {
 	Name     string
 	Phase    string
 	Reason   string
+	Expires  time.Time
 	Branches []struct {
 		Branch, Name, Home, Fate string
 		After                    []string

@@ -112,7 +112,12 @@ func (w *world) checkDurable(n *node, id txn.ID, e txn.Event) {
 func (w *world) checkCall(n *node, c txn.Call) {
 	rs := n.journal.records(c.Tx, true)
 	st := txn.Fold(rs)
+	if _, stopped := w.stopped[c.Tx]; stopped {
+		w.fail("L11", "%s of %s leaves, and an operator has stopped it", c.Op, name(c.Tx, c.Branch))
+	}
 	switch {
+	case w.now.Before(st.Due):
+		w.fail("L1", "%s of %s leaves %v before its decision is due", c.Op, name(c.Tx, c.Branch), st.Due.Sub(w.now))
 	case !st.Begun:
 		w.fail("L1", "%s of %s leaves, and its beginning is not durable", c.Op, name(c.Tx, c.Branch))
 	case (c.Op == txn.Commit || c.Op == txn.Undo || c.Op == txn.Tell) && !st.Decided():

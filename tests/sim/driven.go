@@ -41,6 +41,9 @@ func (w *world) initiate(m txn.Mode, i int) {
 	if plan.Drives {
 		plan.ForwardLimit = 3
 	}
+	if m == txn.TCC && w.chance(0.5) {
+		plan.Chain, plan.Backward = true, true
+	}
 	d.spec = txn.Spec{ID: d.id, Mode: m, Plan: plan, Timeout: 5 * time.Second, Name: "driven " + itoa(i)}
 	target := []byte("participant")
 	for b := range 1 + w.rng.IntN(3) {
@@ -89,6 +92,12 @@ func (d *driven) drive(w *world, a *actor, n *node) {
 	if d.mode != txn.Saga && d.mode != txn.SagaGraph && d.mode != txn.Msg {
 		begin.Branches = nil
 	}
+	w.meddle(d, n)
+	if d.mode == txn.Msg && w.chance(0.3) {
+		// Submitted without being prepared: one step begins it and decides. Who was told so relies on it.
+		_, d.local = d.tell(w, a, n, txn.Begin{Spec: begin, Decide: &txn.Decide{Commit: true, Delay: w.delay()}})
+		return
+	}
 	if _, ok := d.tell(w, a, n, txn.Begin{Spec: begin}); !ok || begin.Plan.Drives {
 		return
 	}
@@ -115,7 +124,35 @@ func (d *driven) drive(w *world, a *actor, n *node) {
 			return // ... or after its own commit
 		}
 	}
-	d.tell(w, a, n, txn.Decide{Commit: true})
+	d.tell(w, a, n, txn.Decide{Commit: true, Delay: w.delay()})
+}
+
+// delay is how long what a decision brings about is held back: mostly not at all.
+func (w *world) delay() time.Duration {
+	if !w.chance(0.2) {
+		return 0
+	}
+	return w.between(100*time.Millisecond, 3*time.Second)
+}
+
+// meddle is an operator who hastens a transaction, or stops it.
+func (w *world) meddle(d *driven, n *node) {
+	hasten, stop := w.habit(0.2), w.habit(0.03)
+	if !hasten && !stop {
+		return
+	}
+	w.spawn(&w.people, func(a *actor) {
+		a.sleep(w.between(10*time.Millisecond, 4*time.Second))
+		if hasten {
+			d.tell(w, a, n, txn.Hasten{})
+		}
+		if !stop {
+			return
+		}
+		if _, ok := d.tell(w, a, n, txn.Stop{By: "operator", Why: "meddles"}); ok {
+			w.stopped[d.id] = struct{}{}
+		}
+	})
 }
 
 // enlistAll calls the participants one after another, each enlisted before.
@@ -211,6 +248,7 @@ func (d *driven) serve(w *world, c txn.Call) txn.Outcome {
 		if d.mode != txn.LRA && w.habit(0.1) {
 			return txn.Refused
 		}
+		d.checkBackward(w, c.Branch)
 		p.committed = true
 	case txn.Undo:
 		if d.mode != txn.LRA && w.habit(0.1) {
@@ -223,6 +261,22 @@ func (d *driven) serve(w *world, c txn.Call) txn.Outcome {
 		panic("sim: op of a driven transaction: " + c.Op.String())
 	}
 	return txn.OK
+}
+
+// checkBackward says that commits which run backwards come after those of all later branches.
+func (d *driven) checkBackward(w *world, branch string) {
+	if !d.spec.Plan.Backward {
+		return
+	}
+	st := txn.Fold(w.ownerOf(d.id).journal.records(d.id, false))
+	for i, b := range slices.Backward(d.spec.Branches) {
+		if b.ID == branch {
+			return
+		}
+		if x := st.Find(b.ID); x != nil && x.Stands && !d.parts[i].committed {
+			w.fail("order", "%s is committed before %s, and its commits run backwards", name(d.id, branch), name(d.id, b.ID))
+		}
+	}
 }
 
 // checkOrder says that a forward call of an engine leaves when what made it ready is durable.
@@ -262,6 +316,9 @@ func (d *driven) mend(w *world, branch string, op txn.Op) {
 
 // judge asks the participants.
 func (d *driven) judge(w *world, st *txn.State) {
+	if st.Phase == txn.Ceased {
+		return // as it stood
+	}
 	committed := st.Phase == txn.Committed
 	for i, b := range d.spec.Branches {
 		p := d.parts[i]

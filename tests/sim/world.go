@@ -69,12 +69,13 @@ type world struct {
 	counts   map[string]int
 
 	truth
-	driven map[txn.ID]*driven
+	driven  map[txn.ID]*driven
+	stopped map[txn.ID]struct{} // by an operator, who was told so
 }
 
 // Run lets one world happen and judges it.
 func (r *rig) Run(o Options) Result {
-	w := &world{rig: r, opt: o, counts: map[string]int{}, truth: newTruth(), driven: map[txn.ID]*driven{}}
+	w := &world{rig: r, opt: o, counts: map[string]int{}, truth: newTruth(), driven: map[txn.ID]*driven{}, stopped: map[txn.ID]struct{}{}}
 	r.w = w
 	w.threads = &r.pool
 	w.now, w.rng = epoch, rand.New(rand.NewPCG(o.Seed, 17))

@@ -211,7 +211,7 @@ func (b *batch) revive(id txn.ID, o *open) error {
 	if err != nil {
 		return fmt.Errorf("look for %s: %w", id, err)
 	}
-	return b.s.replay(id, func(e txlog.Entry, encoded int) {
+	return b.s.replay(b.before(), id, func(e txlog.Entry, encoded int) {
 		o.digest.Apply(e)
 		o.next++
 		o.bytes += int64(encoded)

@@ -100,9 +100,9 @@ func (s *Store) read(ctx context.Context, id txn.ID) (es []txlog.Entry, whole bo
 	o := s.unfinished[id]
 	s.mu.Unlock()
 	ended := false
-	err = s.view(ctx, func(*badger.Txn) error {
+	err = s.view(ctx, func(tx *badger.Txn) error {
 		es, ended = nil, false
-		return s.replay(id, func(e txlog.Entry, _ int) {
+		return s.replay(tx, id, func(e txlog.Entry, _ int) {
 			es = append(es, e)
 			_, last := e.Record.(txn.Finished)
 			ended = ended || last

@@ -70,10 +70,12 @@ func (s *Store) loadUnfinished() error {
 	var entries int64
 	for _, id := range ids {
 		o := &open{}
-		err := s.replay(id, func(e txlog.Entry, encoded int) {
-			o.digest.Apply(e)
-			o.next++
-			o.bytes += int64(encoded)
+		err := s.db.View(func(tx *badger.Txn) error {
+			return s.replay(tx, id, func(e txlog.Entry, encoded int) {
+				o.digest.Apply(e)
+				o.next++
+				o.bytes += int64(encoded)
+			})
 		})
 		if err == nil && o.next == 0 {
 			err = fmt.Errorf("its entries are gone: %w", txlog.ErrCorrupt)
@@ -114,23 +116,21 @@ func (s *Store) readIndex() ([]txn.ID, error) {
 
 // replay reads the entries of one transaction one by one. A row in a damaged block reads as if it were not there;
 // the callers compare with what else they know.
-func (s *Store) replay(id txn.ID, visit func(e txlog.Entry, encoded int)) error {
-	return s.db.View(func(tx *badger.Txn) error {
-		for seq := uint32(0); ; seq++ {
-			b, err := s.resolve(tx, entryKey(id, seq))
-			if errors.Is(err, badger.ErrKeyNotFound) {
-				return nil
-			}
-			if err != nil {
-				return fmt.Errorf("entry %d: %w", seq, err)
-			}
-			e, err := txlog.Decode(id, b)
-			if err != nil {
-				return fmt.Errorf("entry %d: %w", seq, err)
-			}
-			visit(e, len(b))
+func (s *Store) replay(tx *badger.Txn, id txn.ID, visit func(e txlog.Entry, encoded int)) error {
+	for seq := uint32(0); ; seq++ {
+		b, err := s.resolve(tx, entryKey(id, seq))
+		if errors.Is(err, badger.ErrKeyNotFound) {
+			return nil
 		}
-	})
+		if err != nil {
+			return fmt.Errorf("entry %d: %w", seq, err)
+		}
+		e, err := txlog.Decode(id, b)
+		if err != nil {
+			return fmt.Errorf("entry %d: %w", seq, err)
+		}
+		visit(e, len(b))
+	}
 }
 
 // valueOf returns a copy of a row as it is stored.

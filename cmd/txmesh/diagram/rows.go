@@ -104,6 +104,8 @@ func (s *script) event(e Event) {
 		s.add(row{time: at, path: []int{owner}, sign: '●', tone: bad, text: s.op(e) + " is stuck: " + e.Cause})
 	case "forced":
 		s.add(row{time: at, path: []int{owner}, sign: '●', tone: odd, text: because(e.By+": "+e.Outcome+" "+s.op(e), e.Cause)})
+	case "stopped":
+		s.add(row{time: at, path: []int{owner}, sign: '●', tone: bad, text: because(e.By+": stop", e.Cause)})
 	case "left":
 		s.add(row{time: at, path: []int{owner}, sign: '●', text: s.d.nameOf(e.Branch) + " leaves the transaction"})
 	case "extended":
