@@ -53,7 +53,9 @@ func (n nothing) Put(_ context.Context, key string, value []byte) error {
 	return nil
 }
 
-func (nothing) Scan(context.Context, string) iter.Seq2[Row, error] { return func(func(Row, error) bool) {} }
+func (nothing) Scan(context.Context, string) iter.Seq2[Row, error] {
+	return func(func(Row, error) bool) {}
+}
 
 func newDoor(t *testing.T) (*Service, *service) {
 	t.Helper()
