@@ -142,7 +142,7 @@ func (f *migrateFlags) take(ctx context.Context, m *takeover.Migration, from *so
 	defer func() { err = errors.Join(err, j.Close()) }()
 	var items []takeover.Item
 	err = m.Apply(ctx, j, func(i takeover.Item) { items = append(items, i) })
-	printTaken(s, items, f)
+	printTaken(s, items, f.journal, f.to)
 	if err != nil {
 		return fmt.Errorf("%w; nothing is lost: remove the cause and run the same command again", err)
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -43,7 +42,7 @@ func printPlan(s *screen, items []takeover.Item) {
 		s.say("\n%s", s.bad(count(len(all.stay), "unfinished transaction")+" would stay"))
 		printReasons(s, all.stay)
 	}
-	printHistory(s, all, "would be")
+	printHistory(s, all, " would be")
 	s.say("\nnothing was changed")
 	if len(all.going)+len(all.history) > 0 {
 		s.say("to do it:  stop your clients, then the server of DTM, and run this on its tables with --source-stopped --apply,")
@@ -52,7 +51,7 @@ func printPlan(s *screen, items []takeover.Item) {
 }
 
 // printTaken says what --apply has done.
-func printTaken(s *screen, items []takeover.Item, f *migrateFlags) {
+func printTaken(s *screen, items []takeover.Item, journal, api string) {
 	all := fatesOf(items)
 	s.say("%s", s.strong(count(len(all.going), "unfinished transaction")+" taken over"))
 	printItems(s, all.going)
@@ -62,10 +61,10 @@ func printTaken(s *screen, items []takeover.Item, f *migrateFlags) {
 	}
 	printHistory(s, all, "")
 	if all.before > 0 {
-		s.say("\n%s had been taken over before, by %s", count(all.before, "transaction"), f.journal)
+		s.say("\n%s had been taken over before, by %s", count(all.before, "transaction"), journal)
 	}
-	s.say("\nkeep %s until all has ended: it says what was taken, and how it stood", f.journal)
-	s.say("look at them with:  txmesh tx list --name dtm")
+	s.say("\nkeep %s until all has ended: it says what was taken, and how it stood", journal)
+	s.say("look at them with:  txmesh tx list --api %s --name dtm", api)
 }
 
 // printItems is a line for each transaction that goes.
@@ -74,7 +73,11 @@ func printItems(s *screen, items []takeover.Item) {
 		return
 	}
 	table(s, "GID\tTYPE\tSTATUS\tDONE\tNEXT", items, func(i takeover.Item) string {
-		return fmt.Sprintf("%s\t%s\t%s\t%d/%d\t%s", clip(i.GID, gidWidth), i.Type, i.Status, i.Done, i.Done+i.Left, i.Next)
+		done := "-"
+		if all := i.Done + i.Left; all > 0 {
+			done = fmt.Sprintf("%d/%d", i.Done, all)
+		}
+		return fmt.Sprintf("%s\t%s\t%s\t%s\t%s", clip(i.GID, gidWidth), i.Type, i.Status, done, i.Next)
 	})
 	for _, i := range items {
 		if i.Differs != "" {
@@ -99,9 +102,9 @@ func printHistory(s *screen, all fates, would string) {
 	if len(all.history)+len(all.missed) == 0 {
 		return
 	}
-	s.say("\n%s %s, so that a repeated submit finds them", count(len(all.history), "finished transaction"), strings.TrimSpace(would+" kept"))
+	s.say("\n%s%s kept, so that a repeated submit finds what became of it", count(len(all.history), "finished transaction"), would)
 	if len(all.missed) > 0 {
-		s.say("%s not:", strings.TrimSpace(count(len(all.missed), "other")+" "+would))
+		s.say("%s%s left out, for the rows do not tell the whole story", count(len(all.missed), "finished transaction"), would)
 		printReasons(s, all.missed)
 	}
 }
@@ -117,7 +120,7 @@ func table(s *screen, head string, items []takeover.Item, line func(takeover.Ite
 		fmt.Fprintln(w, line(i))
 	}
 	_ = w.Flush() // a Builder takes everything
-	for _, l := range slices.Collect(strings.Lines(text.String())) {
+	for l := range strings.Lines(text.String()) {
 		s.say("%s", strings.TrimRight(l, " \n"))
 	}
 }

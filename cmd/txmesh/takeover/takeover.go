@@ -152,7 +152,7 @@ func (m *Migration) weigh(ctx context.Context, s Snapshot, all []Title) (Item, e
 // unsafe says why a transaction must stay, whatever the target thinks of it.
 func (m *Migration) unsafe(s Snapshot, t Title, all []Title) string {
 	if m.Source.Serves() && !m.ClientsStopped && t.Status == prepared && (t.Type == "tcc" || t.Type == "xa") {
-		return "its client may submit it there at any moment: wait until it has ended, or stop the clients and say --clients-stopped"
+		return "its client may still submit it there: wait, or stop the clients and say --clients-stopped"
 	}
 	if rows, err := s.rows(); err == nil && len(rows) == 0 && m.Source.Serves() {
 		if other := shadow(t.GID, all); other != "" {
