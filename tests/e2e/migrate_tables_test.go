@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"database/sql"
+	"errors"
 	"fmt"
 	"net/url"
 	"strings"
@@ -44,8 +45,8 @@ func newTables(t *testing.T, name string) *tables {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer admin.Close()
-	if _, err := admin.Exec("create database " + name); err != nil {
+	_, err = admin.Exec("create database " + name)
+	if err := errors.Join(err, admin.Close()); err != nil {
 		t.Fatal(err)
 	}
 	dsn.DBName, dsn.MultiStatements = name, true
@@ -54,7 +55,11 @@ func newTables(t *testing.T, name string) *tables {
 	if d.db, err = sql.Open("mysql", dsn.FormatDSN()); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { d.db.Close() })
+	t.Cleanup(func() {
+		if err := d.db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	d.exec(dtmTables)
 	return d
 }

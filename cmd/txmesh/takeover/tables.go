@@ -172,17 +172,16 @@ func (t *Tables) Mark(ctx context.Context) (map[string]string, error) {
 type record map[string]sql.NullString
 
 // all reads rows with whatever columns there are: releases of DTM differ.
-func (t *Tables) all(ctx context.Context, query string, args ...any) ([]record, error) {
+func (t *Tables) all(ctx context.Context, query string, args ...any) (found []record, err error) {
 	rows, err := t.db.QueryContext(ctx, query, args...)
 	if err != nil {
 		return nil, fmt.Errorf("read the tables of DTM: %w", err)
 	}
-	defer rows.Close()
+	defer func() { err = errors.Join(err, rows.Close()) }()
 	names, err := rows.Columns()
 	if err != nil {
 		return nil, err
 	}
-	var found []record
 	for rows.Next() {
 		values := make([]sql.NullString, len(names))
 		to := make([]any, len(names))
