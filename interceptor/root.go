@@ -103,7 +103,7 @@ func rootKey(start *policies.Start, r Request, key string) string {
 }
 
 func (g *Gate) newSpec(id txn.ID, start *policies.Start, key string, msg *policies.Message) (txn.Spec, error) {
-	spec := txn.Spec{ID: id, Mode: txn.Intercepted, Plan: txn.Modes()[txn.Intercepted], Timeout: start.Timeout,
+	spec := txn.Spec{ID: id, Mode: txn.Intercepted, Plan: txn.Intercepted.Plan(), Timeout: start.Timeout,
 		Key: key, Name: start.Policy + "/" + start.Name}
 	if key != "" {
 		spec.Print = fingerprint(msg)

@@ -164,6 +164,7 @@ type Fact struct {
 // Title is a transaction in a listing. Next continues the listing behind it.
 type Title struct {
 	ID   txn.ID
+	Mode txn.Mode
 	Next string
 }
 

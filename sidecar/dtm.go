@@ -47,7 +47,7 @@ func (s *Sidecar) takeOver() admin.TakeOver {
 func (s *Sidecar) openDTM(p *ports) error {
 	var err error
 	if s.cfg.DTM.HTTP != "" {
-		srv := &fasthttp.Server{Handler: s.dtm.Handler(), Name: "txmesh", MaxRequestBodySize: s.cfg.MaxBody,
+		srv := &fasthttp.Server{Handler: s.dtm.Handler(), ErrorHandler: s.dtm.Unreadable, Name: "txmesh", MaxRequestBodySize: s.cfg.MaxBody,
 			ReadTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, NoDefaultServerHeader: true, DisablePreParseMultipartForm: true,
 			Logger: silent{}, CloseOnShutdown: true}
 		serve := func(l net.Listener) error { return srv.Serve(limit(l, s.cfg.MaxConnections)) }
@@ -116,7 +116,7 @@ func (c chronicle) Titles(ctx context.Context, q interceptor.TitleQuery) iter.Se
 				return
 			}
 			for _, t := range found {
-				if !yield(interceptor.Title{ID: t.ID, Next: string(txlog.After(t))}, nil) {
+				if !yield(interceptor.Title{ID: t.ID, Mode: t.Mode, Next: string(txlog.After(t))}, nil) {
 					return
 				}
 			}

@@ -32,7 +32,7 @@ func samples() map[string]txn.Record {
 		Retry: txn.Retry{Delay: 1, DelayMax: 2, StuckAfter: 3, TryTimeout: 4}, Join: []string{"j"}, Name: "withdraw", Note: []byte("n"),
 	}
 	spec := txn.Spec{
-		ID: "a", Mode: txn.Intercepted, Plan: txn.Modes()[txn.Intercepted], Branches: []txn.Branch{branch, {ID: "b"}},
+		ID: "a", Mode: txn.Intercepted, Plan: txn.Intercepted.Plan(), Branches: []txn.Branch{branch, {ID: "b"}},
 		Ask: []byte("ask"), Tell: []byte("tell"), Timeout: time.Minute, Key: "key", Print: "print",
 		Note: []byte("note"), Join: []string{"t"}, Name: "transfer", Door: "dtm",
 	}

@@ -44,6 +44,9 @@ func Restore(records []Record) *Machine { return &Machine{s: Fold(records)} }
 // State returns a snapshot; what it points to is read only.
 func (m *Machine) State() State { return m.s.clone() }
 
+// Peek returns the state without copying its branches: it is read only, and gone with the next Step.
+func (m *Machine) Peek() State { return m.s }
+
 // Phase returns the phase without copying the state.
 func (m *Machine) Phase() Phase { return m.s.Phase }
 

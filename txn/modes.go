@@ -55,19 +55,40 @@ type Plan struct {
 	Backward bool `cbor:"12,keyasint,omitempty"` // commits run from the last branch to the first, one after another
 }
 
-// Modes returns the table: each mode is a row of data, not a file of code.
-func Modes() map[Mode]Plan {
+// Plan returns the mode's row of the table: each mode is data, not a file of code. A mode that is not in the table has
+// the zero plan.
+func (m Mode) Plan() Plan {
 	retry := Retry{Delay: time.Second, DelayMax: time.Minute}
 	seen := Retry{Delay: 200 * time.Millisecond, DelayMax: 30 * time.Second, StuckAfter: time.Hour}
-	return map[Mode]Plan{
-		Saga:        {Drives: true, Chain: true, Refusal: RefusalRetries, UndoRefused: true, Retry: retry},
-		SagaGraph:   {Drives: true, Refusal: RefusalRetries, UndoRefused: true, Retry: retry},
-		TCC:         {Refusal: RefusalRetries, UndoRefused: true, Retry: retry},
-		XA:          {Refusal: RefusalRetries, UndoRefused: true, Retry: retry},
-		Msg:         {Chain: true, Silence: SilenceAsks, Refusal: RefusalRetries, Retry: retry},
-		Workflow:    {Silence: SilenceAsks, Refusal: RefusalRetries, UndoRefused: true, Retry: retry},
-		LRA:         {Refusal: RefusalEnds, UndoRefused: true, Retry: retry},
-		Intercepted: {Answers: true, Rooted: true, Retry: seen, CallTimeout: 30 * time.Second},
-		Explicit:    {Answers: true, Retry: seen, CallTimeout: 30 * time.Second},
+	switch m {
+	case Saga:
+		return Plan{Drives: true, Chain: true, Refusal: RefusalRetries, UndoRefused: true, Retry: retry}
+	case SagaGraph:
+		return Plan{Drives: true, Refusal: RefusalRetries, UndoRefused: true, Retry: retry}
+	case TCC:
+		return Plan{Refusal: RefusalRetries, UndoRefused: true, Retry: retry}
+	case XA:
+		return Plan{Refusal: RefusalRetries, UndoRefused: true, Retry: retry}
+	case Msg:
+		return Plan{Chain: true, Silence: SilenceAsks, Refusal: RefusalRetries, Retry: retry}
+	case Workflow:
+		return Plan{Silence: SilenceAsks, Refusal: RefusalRetries, UndoRefused: true, Retry: retry}
+	case LRA:
+		return Plan{Refusal: RefusalEnds, UndoRefused: true, Retry: retry}
+	case Intercepted:
+		return Plan{Answers: true, Rooted: true, Retry: seen, CallTimeout: 30 * time.Second}
+	case Explicit:
+		return Plan{Answers: true, Retry: seen, CallTimeout: 30 * time.Second}
+	default:
+		return Plan{}
 	}
+}
+
+// Modes returns all modes with their plans.
+func Modes() map[Mode]Plan {
+	table := map[Mode]Plan{}
+	for _, m := range []Mode{Saga, SagaGraph, TCC, XA, Msg, Workflow, LRA, Intercepted, Explicit} {
+		table[m] = m.Plan()
+	}
+	return table
 }

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -67,18 +69,9 @@ func (b *bench) load(kind string, clients int, d time.Duration) (result, error) 
 	r.cpu = after - before
 	slices.Sort(r.times)
 	if r.errors > 0 && len(r.times) == 0 {
-		return r, fmt.Errorf("%s: all of %d failed, the last with: %s", kind, r.errors, b.lastError())
+		return r, fmt.Errorf("%s: all of %d failed, the last with: %w", kind, r.errors, b.lastError())
 	}
-	return r, errorsOf(err, <-profiled)
-}
-
-func errorsOf(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	return r, errors.Join(err, <-profiled)
 }
 
 // client makes one transaction after another.
@@ -190,7 +183,7 @@ func (b *bench) startProfile(d time.Duration) <-chan error {
 }
 
 func (b *bench) writeProfile(seconds int) error {
-	req, err := http.NewRequest(http.MethodGet, fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", b.API, seconds), nil)
+	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", b.API, seconds), nil)
 	if err != nil {
 		return err
 	}

@@ -59,7 +59,7 @@ func memory(parent string, perSecond int, length time.Duration) error {
 func transaction(s *badger.Store, n int) {
 	id := txn.ID(fmt.Sprintf("0K3V9X2ABCDEF.01JD3ZK%019d", n))
 	for i, r := range []txn.Record{
-		txn.Began{Spec: txn.Spec{ID: id, Mode: txn.Intercepted, Plan: txn.Modes()[txn.Intercepted], Key: string(id)}},
+		txn.Began{Spec: txn.Spec{ID: id, Mode: txn.Intercepted, Plan: txn.Intercepted.Plan(), Key: string(id)}},
 		txn.Enlisted{Branch: txn.Branch{ID: "1", Ops: [txn.NumOps][]byte{txn.Undo: make([]byte, 150)}}},
 		txn.Settled{Branch: "1", Outcome: txn.OK, Result: make([]byte, 80)},
 		txn.Enlisted{Branch: txn.Branch{ID: "2", Ops: [txn.NumOps][]byte{txn.Undo: make([]byte, 150)}}},

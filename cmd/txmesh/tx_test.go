@@ -99,7 +99,7 @@ func newTestAPI(env *testscript.Env) (string, error) {
 func begin(e *engine.Engine, id txn.ID, branches int, answer txn.Outcome, decide *txn.Decide, end txn.Phase) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	events := []txn.Event{txn.Begin{Spec: txn.Spec{ID: id, Mode: txn.Explicit, Plan: txn.Modes()[txn.Explicit],
+	events := []txn.Event{txn.Begin{Spec: txn.Spec{ID: id, Mode: txn.Explicit, Plan: txn.Explicit.Plan(),
 		Name: "checkout", Timeout: time.Hour}}}
 	for i := range branches {
 		note := interceptor.BranchNote{Rule: "withdraw", Service: "bank/accounts"}

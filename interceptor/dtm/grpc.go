@@ -56,6 +56,8 @@ func grpcError(err error) error {
 		code = codes.InvalidArgument
 	case f.status == http.StatusNotFound:
 		code = codes.NotFound
+	case f.status == http.StatusConflict:
+		code = codes.AlreadyExists
 	case f.status == http.StatusServiceUnavailable:
 		code = codes.Unavailable
 	}
@@ -92,6 +94,8 @@ func (g *grpcServer) do(ctx context.Context, r *dtmgimp.DtmRequest, f func(conte
 }
 
 // NewGid implements dtmgimp.DtmServer.
+//
+//nolint:staticcheck // the name is the generated interface's
 func (g *grpcServer) NewGid(context.Context, *emptypb.Empty) (*dtmgimp.DtmGidReply, error) {
 	return &dtmgimp.DtmGidReply{Gid: g.s.NewGID()}, nil
 }

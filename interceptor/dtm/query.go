@@ -182,13 +182,14 @@ func steps(st *txn.State, n *note) (steps []map[string]string, payloads []string
 // branchViews shows every op of every branch, in the order in which DTM inserts its rows.
 func (b *story) branchViews() []branchView {
 	views := []branchView{}
+	k, _ := kindOf(typeOf(b.st.Spec.Mode))
 	for i := range b.st.Branches {
 		x := &b.st.Branches[i]
 		if b.st.Spec.Mode == txn.Workflow {
 			views = append(views, b.progress(x))
 			continue
 		}
-		for _, o := range kinds()[typeOf(b.st.Spec.Mode)].ops {
+		for _, o := range k.ops() {
 			views = append(views, b.opView(x, o))
 		}
 	}
@@ -308,11 +309,14 @@ func (s *Service) all(ctx context.Context, q allQuery) (*listed, error) {
 		if err != nil {
 			return nil, invalid("position %q: %v", q.position, err)
 		}
+		if q.transType != "" && typeOf(t.Mode) != q.transType {
+			continue
+		}
 		b, err := s.story(ctx, string(t.ID))
 		if err != nil {
 			return nil, fmt.Errorf("transaction %s: %w", t.ID, err)
 		}
-		if b == nil || q.status != "" && status(&b.st) != q.status || q.transType != "" && typeOf(b.st.Spec.Mode) != q.transType {
+		if b == nil || q.status != "" && status(&b.st) != q.status {
 			continue
 		}
 		if len(out.Transactions) == q.limit {

@@ -1,8 +1,8 @@
 package dtm
 
 import (
+	"bytes"
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"strings"
@@ -36,9 +36,21 @@ func wrongType(st *txn.State, wanted string) error {
 	return nil
 }
 
+// check refuses what nobody could carry out, and another type than that of a saga that was prepared.
+func (s *Service) check(ctx context.Context, t *transaction) error {
+	if err := t.check(); err != nil {
+		return err
+	}
+	p, err := s.preparedSaga(ctx, t.GID)
+	if err == nil && p != nil && t.Type != typeSaga {
+		err = failure("gid %q is a saga, not a %s", t.GID, t.Type)
+	}
+	return err
+}
+
 // prepare opens a transaction that its initiator will submit or abort. A repeat has no effect.
 func (s *Service) prepare(ctx context.Context, t *transaction) error {
-	if err := t.check(); err != nil {
+	if err := s.check(ctx, t); err != nil {
 		return err
 	}
 	spec, err := s.spec(ctx, t)
@@ -69,7 +81,7 @@ func (s *Service) prepare(ctx context.Context, t *transaction) error {
 
 // submit lets a transaction go on: a saga and what was not prepared begins with it.
 func (s *Service) submit(ctx context.Context, t *transaction) error {
-	if err := t.check(); err != nil {
+	if err := s.check(ctx, t); err != nil {
 		return err
 	}
 	var st txn.State
@@ -85,7 +97,7 @@ func (s *Service) submit(ctx context.Context, t *transaction) error {
 	if err != nil {
 		return err
 	}
-	if st.Decided() && !st.Commit {
+	if st.Decided() && !st.Commit || st.Phase == txn.Ceased {
 		if st.Phase.Done() && t.Type == typeSaga && t.WaitResult {
 			return failure("%s", s.reason(&st))
 		}
@@ -131,7 +143,11 @@ func (s *Service) differs(ctx context.Context, t *transaction) error {
 
 // submitPrepared commits a tcc, xa or msg. Without prepare it begins and commits in one step.
 func (s *Service) submitPrepared(ctx context.Context, t *transaction) (txn.State, error) {
-	if t.Type == typeMsg { // mostly equal to what was prepared, or not prepared: one step does both
+	delay, err := t.delay(nil, s.Now())
+	if err != nil {
+		return txn.State{}, err
+	}
+	if t.Type == typeMsg && delay == 0 { // mostly equal to what was prepared, or not prepared: one step does both
 		st, err := s.beginCommitted(ctx, t)
 		if !errors.Is(err, txn.ErrConflict) && !errors.Is(err, txn.ErrDecided) {
 			return st, err
@@ -148,13 +164,36 @@ func (s *Service) submitPrepared(ctx context.Context, t *transaction) (txn.State
 		return txn.State{}, err
 	}
 	if old.Decided() {
-		return *old, nil
+		if old.Commit && !sameSteps(old, t) {
+			err = s.differs(ctx, t)
+		}
+		return *old, err
 	}
-	delay, err := t.delay(old, s.Now())
-	if err != nil {
+	if delay, err = t.delay(old, s.Now()); err != nil {
 		return txn.State{}, err
 	}
 	return s.Engine.Do(ctx, old.Spec.ID, txn.Decide{Commit: true, Delay: delay})
+}
+
+// sameSteps reports whether a message sends what a repeated submit lists. One that lists nothing means what was prepared.
+func sameSteps(st *txn.State, t *transaction) bool {
+	if t.Type != typeMsg || len(t.Steps) == 0 {
+		return true
+	}
+	n, err := decodeNote(st.Spec.Note)
+	if err != nil {
+		return false
+	}
+	was, payloads := steps(st, &n)
+	if len(was) != len(t.Steps) {
+		return false
+	}
+	for i, step := range t.Steps {
+		if step[opAction] != was[i][opAction] || payloads != nil && payloads[i] != string(t.payload(i)) {
+			return false
+		}
+	}
+	return true
 }
 
 func (s *Service) beginCommitted(ctx context.Context, t *transaction) (txn.State, error) {
@@ -189,7 +228,7 @@ func (s *Service) submitWorkflow(ctx context.Context, t *transaction) (txn.State
 	default:
 		return txn.State{}, invalid("req_extra: status %q: want succeed or failed", word)
 	}
-	if old.Decided() && old.Commit != d.Commit {
+	if old.Decided() && (old.Commit != d.Commit || !bytes.Equal(old.Answer, d.Answer)) {
 		return txn.State{}, refusal(old, "sumbmit")
 	}
 	return s.Engine.Do(ctx, old.Spec.ID, d)
@@ -199,6 +238,12 @@ func (s *Service) submitWorkflow(ctx context.Context, t *transaction) (txn.State
 func (s *Service) abort(ctx context.Context, t *transaction) error {
 	if err := checkGID(t.GID); err != nil {
 		return err
+	}
+	switch p, err := s.preparedSaga(ctx, t.GID); {
+	case err != nil:
+		return err
+	case p != nil:
+		return failure("current status '%s', cannot abort a saga: forceStop ends it", statusPrepared)
 	}
 	st, err := s.known(ctx, t.GID)
 	switch {
@@ -229,7 +274,7 @@ func (s *Service) abort(ctx context.Context, t *transaction) error {
 
 // prepareWorkflow opens a workflow, or finds it as it is, with all that it has recorded.
 func (s *Service) prepareWorkflow(ctx context.Context, t *transaction) (*txn.State, error) {
-	if err := t.check(); err != nil {
+	if err := s.check(ctx, t); err != nil {
 		return nil, err
 	}
 	if t.Type != typeWorkflow {
@@ -363,7 +408,7 @@ func (s *Service) waitResult(ctx context.Context, st *txn.State) error {
 	switch {
 	case now.Phase == txn.Committed:
 		return nil
-	case now.Phase.Done() && now.Spec.Mode != txn.Saga && now.Spec.Mode != txn.SagaGraph:
+	case now.Phase == txn.Aborted && !now.Spec.Plan.Drives:
 		return nil // rolled back as the initiator wished
 	case now.Phase.Done(), now.Decided() && !now.Commit && now.Spec.Plan.Drives:
 		return failure("%s", s.reason(&now))
@@ -382,7 +427,7 @@ func halting(st *txn.State) string {
 	}
 	for i := range st.Branches {
 		if o := &st.Branches[i].Known[op]; o.Outcome == txn.None && (o.Attempt > 0 || o.Halted) {
-			return fmt.Sprintf("branch %s %s: %s", st.Branches[i].ID, op, o.Cause)
+			return fmt.Sprintf("branch %s %s: %s", st.Branches[i].ID, wordOf(typeOf(st.Spec.Mode), op), o.Cause)
 		}
 	}
 	if !st.Due.IsZero() {
@@ -419,5 +464,3 @@ func result(st *txn.State) string {
 	}
 	return string(st.Answer)
 }
-
-func decodeBase64(s string) ([]byte, error) { return base64.StdEncoding.DecodeString(s) }

@@ -67,7 +67,7 @@ func (s *Service) spec(ctx context.Context, t *transaction) (txn.Spec, error) {
 	if err != nil {
 		return txn.Spec{}, err
 	}
-	k := kinds()[t.Type]
+	k, _ := kindOf(t.Type)
 	mode := k.mode
 	if t.Type == typeSaga && custom.Concurrent {
 		mode = txn.SagaGraph
@@ -97,12 +97,16 @@ func (s *Service) spec(ctx context.Context, t *transaction) (txn.Spec, error) {
 	return spec, nil
 }
 
-// timeout is the time to the decision: of a saga only if the client says so, of a workflow until it is called again.
+// timeout is the time to the decision: of a saga only if the client says so, of a workflow until it is called again. One that
+// cannot be called waits for its client for ever.
 func (s *Service) timeout(t *transaction) time.Duration {
 	switch t.Type {
 	case typeSaga:
 		return seconds(t.TimeoutToFail, 0)
 	case typeWorkflow:
+		if t.QueryPrepared == "" {
+			return 0
+		}
 		return seconds(t.RetryInterval, s.Defaults.ResumeAfter)
 	default:
 		return seconds(t.TimeoutToFail, s.Defaults.TimeoutToFail)

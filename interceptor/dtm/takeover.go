@@ -147,15 +147,16 @@ func sagaSteps(t *transaction, q *queried) error {
 // foreignBranches joins the rows of each branch, in the order in which they were written.
 func foreignBranches(q *queried) ([]txn.Branch, error) {
 	v := q.Transaction
-	k := kinds()[v.Type]
+	k, _ := kindOf(v.Type)
 	if v.Type == typeWorkflow {
 		return recorded(q)
 	}
 	var bs []txn.Branch
+	ops := k.ops()
 	rows := map[settledOp]bool{}
 	for i := range q.Branches {
 		r := &q.Branches[i]
-		n := slices.IndexFunc(k.ops, func(o opName) bool { return o.word == r.Op })
+		n := slices.IndexFunc(ops, func(o opName) bool { return o.word == r.Op })
 		if n < 0 || r.BranchID == "" {
 			return nil, refused("branch %q has a row %q, which a %s has not", r.BranchID, r.Op, v.Type)
 		}
@@ -163,11 +164,11 @@ func foreignBranches(q *queried) ([]txn.Branch, error) {
 		if at < 0 {
 			at, bs = len(bs), append(bs, txn.Branch{ID: r.BranchID, Note: r.BinData})
 		}
-		rows[settledOp{r.BranchID, k.ops[n].op}] = true
-		bs[at].Ops[k.ops[n].op] = target(r.URL)
+		rows[settledOp{r.BranchID, ops[n].op}] = true
+		bs[at].Ops[ops[n].op] = target(r.URL)
 	}
-	if len(rows) != len(q.Branches) || len(rows) != len(bs)*len(k.ops) {
-		return nil, refused("%d rows for %d branches: want each of %d once", len(q.Branches), len(bs), len(k.ops))
+	if len(rows) != len(q.Branches) || len(rows) != len(bs)*len(ops) {
+		return nil, refused("%d rows for %d branches: want each of %d once", len(q.Branches), len(bs), len(ops))
 	}
 	if n := len(v.Steps); n > 0 && len(bs) < n && !slices.ContainsFunc(v.Steps, isTopic) {
 		return nil, refused("%d branches for %d steps: the server does not show them all", len(bs), n)
@@ -266,7 +267,8 @@ func foreignKnown(q *queried) []txn.Settled {
 }
 
 func opOf(transType, word string) txn.Op {
-	ops := kinds()[transType].ops
+	k, _ := kindOf(transType)
+	ops := k.ops()
 	return ops[slices.IndexFunc(ops, func(o opName) bool { return o.word == word })].op
 }
 
@@ -303,7 +305,13 @@ func (s *Service) takeOver(ctx context.Context, begin txn.Begin, q *queried, dry
 	if err != nil {
 		return nil, asRefused(err)
 	}
+	saga, err := s.preparedSaga(ctx, v.GID)
+	if err != nil {
+		return nil, err
+	}
 	switch {
+	case saga != nil:
+		return nil, refused("gid %q is taken here by a saga that is prepared", v.GID)
 	case old != nil:
 		// It is compared, and never decided: what it was meanwhile told here counts.
 		if _, err := txn.Restore([]txn.Record{txn.Began{Spec: old.Spec}}).Step(s.Now(), txn.Begin{Spec: begin.Spec}); err != nil {
@@ -336,11 +344,8 @@ func (s *Service) preview(begin txn.Begin, v *transactionView) (*Takeover, error
 	out := &Takeover{GID: v.GID, Type: v.Type, Status: v.Status}
 	out.Done, out.Left = progress(&st)
 	out.Next = next(&st, reaction, now)
-	switch unaskable := st.Phase == txn.Open && st.Spec.Ask == nil; {
-	case unaskable && v.Type == typeMsg:
+	if v.Type == typeMsg && st.Phase == txn.Open && st.Spec.Ask == nil {
 		out.Differs = "it has no query_prepared: DTM would send it when its time is over, here it fails then"
-	case unaskable && v.Type == typeWorkflow:
-		out.Differs = "it has no query_prepared: DTM would wait for ever, here it fails when its time is over"
 	}
 	return out, nil
 }
@@ -386,6 +391,8 @@ func next(st *txn.State, reaction txn.Output, now time.Time) string {
 		return "nothing is called"
 	case st.Phase != txn.Open:
 		return fmt.Sprintf("wait %v, as it was delayed", in)
+	case reaction.Wake.IsZero():
+		return "wait for its client"
 	case transType == typeWorkflow:
 		return fmt.Sprintf("wait %v for its application, then call it", in)
 	case st.Spec.Ask != nil:

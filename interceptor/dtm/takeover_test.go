@@ -292,6 +292,9 @@ func TestPreparedSagaIsTakenOver(t *testing.T) {
 			t.Fatalf("takeover %d = %+v, %v, want %s", i, got, err, want)
 		}
 	}
+	if _, err := door.TakeOver(t.Context(), query("tcc", "prepared", 0, ""), true); !errors.Is(err, interceptor.ErrRefused) {
+		t.Errorf("a tcc of the same gid: %v", err)
+	}
 	other := query("saga", "prepared", 0, "", "01 compensate prepared", "01 action prepared http://other")
 	if _, err := door.TakeOver(t.Context(), other, false); !errors.Is(err, interceptor.ErrRefused) {
 		t.Errorf("other content: %v", err)

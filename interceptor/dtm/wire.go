@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/net/http/httpguts"
+
 	"txmesh/txn"
 )
 
@@ -45,9 +47,9 @@ const (
 
 // kind is a transaction type as data: which row of the engine's table it is, and what the ops of a branch are called.
 type kind struct {
-	mode txn.Mode
-	// ops are the rows of a branch in the order in which a query lists them.
-	ops []opName
+	mode  txn.Mode
+	rows  [2]opName
+	count int
 }
 
 type opName struct {
@@ -55,17 +57,27 @@ type opName struct {
 	op   txn.Op
 }
 
-func kinds() map[string]kind {
-	return map[string]kind{
-		typeSaga:     {txn.Saga, []opName{{opCompensate, txn.Undo}, {opAction, txn.Forward}}},
-		typeTCC:      {txn.TCC, []opName{{opCancel, txn.Undo}, {opConfirm, txn.Commit}}},
-		typeXA:       {txn.XA, []opName{{opRollback, txn.Undo}, {opCommit, txn.Commit}}},
-		typeMsg:      {txn.Msg, []opName{{opAction, txn.Commit}}},
-		typeWorkflow: {txn.Workflow, nil},
+func kindOf(transType string) (k kind, ok bool) {
+	switch transType {
+	case typeSaga:
+		return kind{txn.Saga, [2]opName{{opCompensate, txn.Undo}, {opAction, txn.Forward}}, 2}, true
+	case typeTCC:
+		return kind{txn.TCC, [2]opName{{opCancel, txn.Undo}, {opConfirm, txn.Commit}}, 2}, true
+	case typeXA:
+		return kind{txn.XA, [2]opName{{opRollback, txn.Undo}, {opCommit, txn.Commit}}, 2}, true
+	case typeMsg:
+		return kind{txn.Msg, [2]opName{{opAction, txn.Commit}}, 1}, true
+	case typeWorkflow:
+		return kind{mode: txn.Workflow}, true
+	default:
+		return kind{}, false
 	}
 }
 
-// typeOf is the inverse of kinds.
+// ops are the rows of a branch in the order in which a query lists them.
+func (k *kind) ops() []opName { return k.rows[:k.count] }
+
+// typeOf is the inverse of kindOf.
 func typeOf(m txn.Mode) string {
 	if m == txn.SagaGraph {
 		return typeSaga
@@ -76,13 +88,13 @@ func typeOf(m txn.Mode) string {
 // plan is the row of the engine's table, in the order that DTM keeps: confirms and cancels run from the last branch to the
 // first.
 func plan(t *transaction, mode txn.Mode) txn.Plan {
-	p := txn.Modes()[mode]
-	switch mode {
-	case txn.TCC:
+	p := mode.Plan()
+	switch t.Type {
+	case typeTCC:
 		p.Chain, p.Backward = true, true
-	case txn.Msg:
+	case typeMsg:
 		p.Chain = !t.Concurrent
-	case txn.Saga, txn.SagaGraph:
+	case typeSaga:
 		if t.RetryLimit > 0 {
 			p.ForwardLimit = int(t.RetryLimit) + 1
 		}
@@ -189,7 +201,7 @@ func (t *transaction) check() error {
 	if err := checkGID(t.GID); err != nil {
 		return err
 	}
-	if _, ok := kinds()[t.Type]; !ok {
+	if _, ok := kindOf(t.Type); !ok {
 		return invalid("trans_type %q: want saga, tcc, xa, msg or workflow", t.Type)
 	}
 	switch t.Protocol {
@@ -206,10 +218,37 @@ func (t *transaction) check() error {
 			return invalid("%s %d: want 0 to %d", f.name, f.v, secondsMax)
 		}
 	}
+	if err := t.checkHeaders(); err != nil {
+		return err
+	}
 	if t.Type == typeSaga || t.Type == typeMsg {
 		return t.checkSteps()
 	}
 	return nil
+}
+
+// checkHeaders refuses what no call could carry: it would be repeated for ever. Metadata of gRPC, in which the gid travels too,
+// is printable ASCII.
+func (t *transaction) checkHeaders() error {
+	for name, value := range t.BranchHeaders {
+		if !httpguts.ValidHeaderFieldName(name) || !httpguts.ValidHeaderFieldValue(value) {
+			return invalid("branch_headers: %q: %q is no header", name, value)
+		}
+		if t.Protocol == protocolGRPC && (strings.Trim(strings.ToLower(name), metadataName) != "" || !printable(value)) {
+			return invalid("branch_headers: %q: %q is no metadata of gRPC: want printable ASCII", name, value)
+		}
+	}
+	if t.Protocol == protocolGRPC && !printable(t.GID) {
+		return invalid("gid %q cannot be metadata of gRPC: want printable ASCII", t.GID)
+	}
+	return nil
+}
+
+// metadataName is what names of gRPC metadata are made of.
+const metadataName = "0123456789abcdefghijklmnopqrstuvwxyz-_."
+
+func printable(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' })
 }
 
 func (t *transaction) checkSteps() error {

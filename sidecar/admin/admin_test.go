@@ -239,7 +239,7 @@ func TestCommitWaitsForAnswers(t *testing.T) {
 
 func TestRootsAreNotCommittedByTheAPI(t *testing.T) {
 	f := newFixture(t)
-	spec := txn.Spec{ID: "OWNER.9", Mode: txn.Intercepted, Plan: txn.Modes()[txn.Intercepted], Timeout: time.Minute}
+	spec := txn.Spec{ID: "OWNER.9", Mode: txn.Intercepted, Plan: txn.Intercepted.Plan(), Timeout: time.Minute}
 	if _, err := f.engine.Do(t.Context(), spec.ID, txn.Begin{Spec: spec}); err != nil {
 		t.Fatal(err)
 	}

@@ -103,13 +103,12 @@ func (s *Server) open(ctx context.Context, e txn.Begin) (st txn.State, repeated 
 		id, err := s.opt.Engine.Find(ctx, e.Spec.Key)
 		if err == nil {
 			st, err = s.opt.Engine.State(ctx, id)
-			if err == nil && st.Spec.Print != e.Spec.Print {
-				err = fmt.Errorf("its key belongs to another body: %w", txn.ErrConflict)
-			}
-			return st, true, err
 		}
-		if !errors.Is(err, txn.ErrUnknown) {
-			return st, false, err
+		switch {
+		case err == nil && st.Spec.Print != e.Spec.Print:
+			return st, true, fmt.Errorf("its key belongs to another body: %w", txn.ErrConflict)
+		case !errors.Is(err, txn.ErrUnknown): // it is there, or nobody can tell
+			return st, true, err
 		}
 	}
 	e.Spec.ID = s.opt.NewID()
@@ -139,7 +138,7 @@ func (q *beginRequest) event(timeoutDefault time.Duration) (txn.Begin, error) {
 		return txn.Begin{}, err
 	}
 	surface, direct := surfaces()[mode]
-	spec := txn.Spec{Mode: mode, Plan: txn.Modes()[mode], Name: q.Name, Timeout: timeoutDefault}
+	spec := txn.Spec{Mode: mode, Plan: mode.Plan(), Name: q.Name, Timeout: timeoutDefault}
 	switch {
 	case q.Name == "":
 		spec.Name = string(mode)

@@ -73,11 +73,11 @@ func (s surface) words() string {
 // undone; a refused commit or undo is a person's business at once, except in LRA, where it is reported; tries are paced
 // as those of policies.
 func planOf(mode txn.Mode) txn.Plan {
-	p := txn.Modes()[mode]
+	p := mode.Plan()
 	if p.Refusal == txn.RefusalRetries {
 		p.Refusal = txn.RefusalHalts
 	}
-	p.UndoRefused, p.Retry = false, txn.Modes()[txn.Explicit].Retry
+	p.UndoRefused, p.Retry = false, txn.Explicit.Plan().Retry
 	return p
 }
 

@@ -201,7 +201,7 @@ func TestKeysMakeBeginRepeatable(t *testing.T) {
 		refused("TXM0315", "its key belongs to another body: "+txn.ErrConflict.Error(), "OWNER.1"))
 	wantDid(t, s, "forward POST /x")
 	// The key of a root request is not one of ours.
-	spec := txn.Spec{ID: "OWNER.root", Mode: txn.Explicit, Plan: txn.Modes()[txn.Explicit], Key: "bank/transfer/transfer//k", Timeout: time.Minute}
+	spec := txn.Spec{ID: "OWNER.root", Mode: txn.Explicit, Plan: txn.Explicit.Plan(), Key: "bank/transfer/transfer//k", Timeout: time.Minute}
 	if _, err := f.engine.Do(t.Context(), spec.ID, txn.Begin{Spec: spec}); err != nil {
 		t.Fatal(err)
 	}
@@ -368,7 +368,7 @@ func TestModesRefuseWhatIsNotTheirs(t *testing.T) {
 // TestPlansKeepTheMeaningOfOutcomes: the door changes how the modes take refusals, and nothing else of them.
 func TestPlansKeepTheMeaningOfOutcomes(t *testing.T) {
 	for mode := range surfaces() {
-		p, row := planOf(mode), txn.Modes()[mode]
+		p, row := planOf(mode), mode.Plan()
 		if p.UndoRefused || p.Refusal == txn.RefusalRetries || p.Retry.StuckAfter == 0 {
 			t.Errorf("%s: plan %+v", mode, p)
 		}

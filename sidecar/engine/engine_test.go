@@ -85,7 +85,7 @@ func do(t *testing.T, e *Engine, id txn.ID, ev txn.Event) txn.State {
 }
 
 func begin(id txn.ID, mode txn.Mode, branches ...txn.Branch) txn.Begin {
-	return txn.Begin{Spec: txn.Spec{ID: id, Mode: mode, Plan: txn.Modes()[mode], Timeout: 30 * time.Second, Branches: branches}}
+	return txn.Begin{Spec: txn.Spec{ID: id, Mode: mode, Plan: mode.Plan(), Timeout: 30 * time.Second, Branches: branches}}
 }
 
 func branch(key string, ops ...txn.Op) txn.Branch {

@@ -162,17 +162,23 @@ func (l *loop) step(r *request) {
 
 // look answers a request for a state, or keeps it until its predicate holds.
 func (l *loop) look(r *request) {
-	s, err := l.shard.State(r.id)
-	switch {
-	case !l.shard.Has(r.id):
+	if !l.shard.Has(r.id) {
 		r.answer(txn.State{}, errMiss)
-	case err != nil || r.until(s):
-		l.replyLater(r, reply{s, err})
-	case s.Phase.Done():
-		l.replyLater(r, reply{s, unlessHolds(r.id, false)})
-	default:
-		l.waiters[r.id] = append(l.waiters[r.id], r)
+		return
 	}
+	s, err := l.shard.peek(r.id)
+	holds := err == nil && r.until(s)
+	if err == nil && !holds && !s.Phase.Done() {
+		l.waiters[r.id] = append(l.waiters[r.id], r)
+		return
+	}
+	if err == nil {
+		s, err = l.shard.State(r.id)
+	}
+	if err == nil && !holds {
+		err = unlessHolds(r.id, false)
+	}
+	l.replyLater(r, reply{s, err})
 }
 
 // wakeWaiters looks again for those who wait for a transaction that has moved: a state is the fold of its

@@ -227,6 +227,14 @@ func (s *Shard) State(id txn.ID) (txn.State, error) {
 	return t.m.State(), nil
 }
 
+// peek is State without the copy: read only, and gone with the next Step.
+func (s *Shard) peek(id txn.ID) (txn.State, error) {
+	if t := s.txs[id]; t != nil && t.broken == nil {
+		return t.m.Peek(), nil
+	}
+	return s.State(id)
+}
+
 // IDs returns the transactions in memory, in order.
 func (s *Shard) IDs() []txn.ID { return slices.Sorted(maps.Keys(s.txs)) }
 

@@ -112,7 +112,7 @@ func newMesh(t *testing.T) *mesh {
 
 func (m *mesh) begin(id txn.ID) {
 	m.t.Helper()
-	spec := txn.Spec{ID: id, Mode: txn.Explicit, Plan: txn.Modes()[txn.Explicit], Timeout: time.Minute}
+	spec := txn.Spec{ID: id, Mode: txn.Explicit, Plan: txn.Explicit.Plan(), Timeout: time.Minute}
 	if _, err := m.engine.Do(m.t.Context(), id, txn.Begin{Spec: spec}); err != nil {
 		m.t.Fatal(err)
 	}

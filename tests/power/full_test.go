@@ -19,8 +19,8 @@ const openAtOnce = 200
 // A disk of 64 MB is filled to the last byte by somebody else. This process maps files on it: a store into a page
 // without a block would kill it.
 func TestOpenTransactionsEndOnAFullDisk(t *testing.T) {
-	d := newDisk(t, 64<<20)
-	o := badger.Options{Dir: filepath.Join(d.mount, "store"), ReserveBytes: 20 << 20, GateBytes: 8 << 20}
+	d := NewDisk(t, 64<<20)
+	o := badger.Options{Dir: filepath.Join(d.Mount, "store"), ReserveBytes: 20 << 20, GateBytes: 8 << 20}
 	s, err := badger.Open(o)
 	if err != nil {
 		t.Fatal(err)
@@ -32,7 +32,7 @@ func TestOpenTransactionsEndOnAFullDisk(t *testing.T) {
 		t.Fatalf("before the disk is full: %v", err)
 	}
 	d.fill(t)
-	free, err := badger.FreeBytes(d.mount)
+	free, err := badger.FreeBytes(d.Mount)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,8 +100,8 @@ func findAll(t *testing.T, s *badger.Store) {
 // When the reserve is used up as well, appends are refused with ErrFull; the process lives, and goes on when there
 // is space again.
 func TestAStoreOutlivesADiskWithoutAnySpace(t *testing.T) {
-	d := newDisk(t, 64<<20)
-	o := badger.Options{Dir: filepath.Join(d.mount, "store"), ReserveBytes: 8 << 20, GateBytes: 16 << 20, MemtableBytes: 1 << 20}
+	d := NewDisk(t, 64<<20)
+	o := badger.Options{Dir: filepath.Join(d.Mount, "store"), ReserveBytes: 8 << 20, GateBytes: 16 << 20, MemtableBytes: 1 << 20}
 	s, err := badger.Open(o)
 	if err != nil {
 		t.Fatal(err)
@@ -116,7 +116,7 @@ func TestAStoreOutlivesADiskWithoutAnySpace(t *testing.T) {
 		t.Fatalf("after %d appends: %v, want ErrFull", n, refused)
 	}
 	t.Logf("refused after %d appends: %v", n, refused)
-	run(t, "rm", filepath.Join(d.mount, "filler"))
+	run(t, "rm", filepath.Join(d.Mount, "filler"))
 	if err := s.Accepts(); err != nil {
 		t.Fatalf("with space again: %v", err)
 	}

@@ -55,8 +55,8 @@ type total struct {
 }
 
 func cutPower(t *testing.T, unsync bool) (sum total) {
-	d := newDisk(t, 512<<20)
-	dir := filepath.Join(d.mount, "store")
+	d := NewDisk(t, 512<<20)
+	dir := filepath.Join(d.Mount, "store")
 	rng := rand.New(rand.NewPCG(2, *seed))
 	last := 0
 	for round := range *cuts {
@@ -95,7 +95,7 @@ type moment struct {
 }
 
 // cutOnce writes, cuts the power and puts the disk on again. The ledger has read all that the writers were told.
-func cutOnce(t *testing.T, d *disk, dir string, l *txlogtest.Ledger, m moment) {
+func cutOnce(t *testing.T, d *Disk, dir string, l *txlogtest.Ledger, m moment) {
 	t.Helper()
 	c := txlogtest.StartChild(t, dir, m.round, m.unsync)
 	if err := l.Read(c.Out, worstMoment(t, l, dir, m.until)); err != nil {

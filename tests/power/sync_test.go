@@ -36,10 +36,10 @@ type tally struct{ before, yes, no, lies, after int }
 // is begun after it fails. One that is under way may say yes and keep nothing, which is no hole of the store: it
 // takes a writer that outlives its disk to hear it. How often is logged.
 func TestOnlyASyncUnderWayDuringTheCutMayLie(t *testing.T) {
-	d := newDisk(t, 256<<20)
+	d := NewDisk(t, 256<<20)
 	var n tally
 	for range probeRounds {
-		paths := []string{filepath.Join(d.mount, "a"), filepath.Join(d.mount, "b"), filepath.Join(d.mount, "c")}
+		paths := []string{filepath.Join(d.Mount, "a"), filepath.Join(d.Mount, "b"), filepath.Join(d.Mount, "c")}
 		logs, cut := probe(t, d, paths)
 		d.off(t)
 		d.on(t)
@@ -86,7 +86,7 @@ func (n *tally) add(t *testing.T, p probed, cut cutSpan, kept bool) {
 type cutSpan struct{ begin, end int64 }
 
 // probe writes into each file until its disk is gone, some steps longer.
-func probe(t *testing.T, d *disk, paths []string) ([][]probed, cutSpan) {
+func probe(t *testing.T, d *Disk, paths []string) ([][]probed, cutSpan) {
 	t.Helper()
 	logs := make([][]probed, len(paths))
 	var ready, done sync.WaitGroup

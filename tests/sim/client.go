@@ -90,7 +90,7 @@ func (w *world) explicit() {
 	w.spawn(&n.app.process, func(a *actor) {
 		id := n.newID()
 		u := &run{tx: id, explicit: true, node: n, life: n.side.lives, since: w.now}
-		spec := txn.Spec{ID: id, Mode: txn.Explicit, Plan: txn.Modes()[txn.Explicit], Timeout: rootTimeout, Name: "api"}
+		spec := txn.Spec{ID: id, Mode: txn.Explicit, Plan: txn.Explicit.Plan(), Timeout: rootTimeout, Name: "api"}
 		if !w.api(a, n, id, txn.Begin{Spec: spec}) {
 			return
 		}

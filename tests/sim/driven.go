@@ -36,7 +36,7 @@ func (w *world) initiate(m txn.Mode, i int) {
 		return
 	}
 	d := &driven{id: n.newID(), mode: m}
-	plan := txn.Modes()[m]
+	plan := m.Plan()
 	plan.Retry = txn.Retry{Delay: 100 * time.Millisecond, DelayMax: 2 * time.Second}
 	if plan.Drives {
 		plan.ForwardLimit = 3

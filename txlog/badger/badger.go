@@ -11,7 +11,7 @@
 //
 //	o                                  the owner's id
 //	n                                  counters: the unfinished and their entries, the bytes of the finished
-//	e len(id) id sequence              an entry: txlog.Encode, or a pointer into the value log
+//	e len(id) id sequence              an entry, or those of one step (pack.go), or a pointer into the value log
 //	u id                               the transaction is unfinished
 //	l ^begun ^id                       a finished transaction as a list shows it, newest first
 //	f finished id                      what Trim needs of a finished transaction, oldest first
@@ -45,8 +45,8 @@ type Options struct {
 	Owner string       // the id of a new store; empty: random. An existing store keeps its own
 
 	RetainBytes  int64 // Trim forgets the oldest finished transactions beyond it; 0: 1 GiB
-	ReserveBytes int64 // kept free for open transactions to end; 0: 48 MiB, negative: none
-	GateBytes    int64 // new transactions are refused below it; 0: 32 MiB
+	ReserveBytes int64 // kept for open transactions to end; 0: 48 MiB, less on a disk below 144 MiB; negative: none
+	GateBytes    int64 // new transactions are refused below it; 0: 32 MiB, less on a disk below 128 MiB
 
 	MemtableBytes int64 // 0: 4 MiB
 	SegmentBytes  int64 // of the value log; 0: 4 MiB
@@ -63,11 +63,19 @@ func (o Options) withDefaults() Options {
 		o.FreeBytes = FreeBytes
 	}
 	o.RetainBytes = orElse(o.RetainBytes, 1<<30)
-	o.ReserveBytes = max(0, orElse(o.ReserveBytes, 48<<20))
-	o.GateBytes = orElse(o.GateBytes, 32<<20)
 	o.MemtableBytes = orElse(o.MemtableBytes, 4<<20)
 	o.SegmentBytes = orElse(o.SegmentBytes, 4<<20)
 	o.InlineBytes = int(orElse(int64(o.InlineBytes), 4<<10))
+	return o
+}
+
+// fit sets the reserve and the gate that are not given. On a small disk the usual ones would leave nothing, and no
+// transaction would ever be accepted; so they take a third and a quarter of it, but the reserve never less than a
+// change of log needs.
+func (o Options) fit(diskBytes uint64) Options {
+	disk := int64(min(diskBytes, 1<<40))
+	o.ReserveBytes = max(0, orElse(o.ReserveBytes, max(o.reserveMin(), min(48<<20, disk/3))))
+	o.GateBytes = orElse(o.GateBytes, min(32<<20, disk/4))
 	return o
 }
 
@@ -114,7 +122,7 @@ var _ txlog.Store = (*Store)(nil)
 // open is an unfinished transaction.
 type open struct {
 	digest txlog.Digest
-	next   uint32 // sequence of the next entry
+	next   uint32 // sequence of the next row of entries
 	bytes  int64  // of its entries
 }
 
@@ -133,15 +141,12 @@ func (s *Store) Accepts() error {
 	if err := s.usable(); err != nil {
 		return err
 	}
-	if err := s.space.atLeast(uint64(s.opts.GateBytes)); err != nil {
+	want := s.gate()
+	if err := s.space.atLeast(want); err != nil {
 		return fmt.Errorf("refuse new transactions: %w", err)
 	}
-	if err := s.space.take(uint64(s.opts.GateBytes)); err != nil {
-		return fmt.Errorf("refuse new transactions: %w", err)
-	}
-	if !s.space.isHeld() {
-		return fmt.Errorf("refuse new transactions: store %s: its reserve of %d bytes is in use; free space on its disk: %w",
-			s.opts.Dir, s.opts.ReserveBytes, txlog.ErrFull)
+	if err := s.space.take(want); err != nil {
+		return fmt.Errorf("refuse new transactions, the reserve is in use: %w", err)
 	}
 	return nil
 }

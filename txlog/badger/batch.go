@@ -127,31 +127,34 @@ func (b *batch) before() *badger.Txn {
 	return b.read
 }
 
+// entry adds a row of entries of one transaction, and what the index has of it.
 func (b *batch) entry(e encoded) error {
-	o, err := b.transaction(e.Tx)
+	o, err := b.transaction(e.tx)
 	if err != nil {
 		return err
 	}
 	first := o.next == 0
 	wasDone := o.digest.Summary.Phase.Done()
 	if wasDone { // a late record: the index follows it
-		b.remove(finishedKey(o.digest.Summary.Finished, e.Tx))
+		b.remove(finishedKey(o.digest.Summary.Finished, e.tx))
 		b.stats.FinishedBytes -= o.bytes
 	}
-	o.digest.Apply(e.Entry)
-	b.put(entryKey(e.Tx, o.next), e.body)
+	for _, x := range e.entries {
+		o.digest.Apply(x)
+		if began, ok := x.Record.(txn.Began); ok && began.Spec.Key != "" {
+			b.set(specKey(began.Spec.Key), []byte(e.tx))
+			b.begun[began.Spec.Key] = true
+		}
+	}
+	b.put(entryKey(e.tx, o.next), e.body)
 	o.next++
 	o.bytes += int64(len(e.body))
 	if !wasDone {
 		b.stats.OpenEntries++
 	}
-	if began, ok := e.Record.(txn.Began); ok && began.Spec.Key != "" {
-		b.set(specKey(began.Spec.Key), []byte(e.Tx))
-		b.begun[began.Spec.Key] = true
-	}
 	isDone := o.digest.Summary.Phase.Done()
 	if first && !isDone {
-		b.set(unfinishedKey(e.Tx), []byte{})
+		b.set(unfinishedKey(e.tx), []byte{})
 		b.stats.Unfinished++
 	}
 	if !isDone {
@@ -161,7 +164,7 @@ func (b *batch) entry(e encoded) error {
 		b.stats.OpenEntries -= int64(o.next)
 	}
 	if !first && !wasDone {
-		b.remove(unfinishedKey(e.Tx))
+		b.remove(unfinishedKey(e.tx))
 		b.stats.Unfinished--
 	}
 	b.stats.FinishedBytes += o.bytes
@@ -211,11 +214,7 @@ func (b *batch) revive(id txn.ID, o *open) error {
 	if err != nil {
 		return fmt.Errorf("look for %s: %w", id, err)
 	}
-	return b.s.replay(b.before(), id, func(e txlog.Entry, encoded int) {
-		o.digest.Apply(e)
-		o.next++
-		o.bytes += int64(encoded)
-	})
+	return b.s.replay(b.before(), id, func(es []txlog.Entry, encoded int) { o.add(es, encoded) })
 }
 
 // row writes a row of a table. The value that it replaces may lie in the value log.

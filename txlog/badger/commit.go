@@ -225,6 +225,10 @@ func (s *Store) floor() uint64 {
 	return uint64(2*s.opts.MemtableBytes + s.opts.logBytes() + min(tree, compactionBytes))
 }
 
+// gate is what must be free beside the reserve for new transactions. It is never below the floor: a change of log would
+// give the reserve up, and were it taken again at once, the tables that it made room for would meet a full disk.
+func (s *Store) gate() uint64 { return max(uint64(s.opts.GateBytes), s.floor()) }
+
 // room makes sure that the write of a batch, and what it sets off, cannot meet a full disk inside a mapping. The
 // active log has its blocks, so only a write that may begin the next one asks.
 func (s *Store) room(bytes int64) error {

@@ -78,6 +78,15 @@ func full(err error) error {
 	return err
 }
 
+// diskBytes asks the file system below dir how large it is.
+func diskBytes(dir string) (uint64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, fmt.Errorf("ask for the size of the disk of %s: %w", dir, err)
+	}
+	return st.Blocks * uint64(st.Bsize), nil
+}
+
 // FreeBytes asks the file system how much an unprivileged process may still write below dir.
 func FreeBytes(dir string) (uint64, error) {
 	var st unix.Statfs_t

@@ -20,13 +20,13 @@ func (d *fakeDisk) ask(string) (uint64, error) { return d.free.Load(), nil }
 func TestNewTransactionsAreRefusedBelowTheGate(t *testing.T) {
 	var d fakeDisk
 	d.free.Store(1 << 40)
-	s := openStore(t, badger.Options{Dir: t.TempDir(), FreeBytes: d.ask, GateBytes: 1 << 20, ReserveBytes: 20 << 20})
+	s := openStore(t, badger.Options{Dir: t.TempDir(), FreeBytes: d.ask, GateBytes: 16 << 20, ReserveBytes: 20 << 20})
 	if err := s.Accepts(); err != nil {
 		t.Fatal(err)
 	}
-	d.free.Store(1<<20 - 1)
+	d.free.Store(16<<20 - 1)
 	err := s.Accepts()
-	if !errors.Is(err, txlog.ErrFull) || !strings.Contains(err.Error(), "1048575 bytes free, 1048576 needed; free space on its disk") {
+	if !errors.Is(err, txlog.ErrFull) || !strings.Contains(err.Error(), "16777215 bytes free, 16777216 needed; free space on its disk") {
 		t.Errorf("accepts = %v, want the figures and the remedy", err)
 	}
 	if err := s.Append(t.Context(), []txlog.Entry{{Tx: "open", Record: txn.Finished{Phase: txn.Aborted}}}, true); err != nil {
@@ -36,6 +36,31 @@ func TestNewTransactionsAreRefusedBelowTheGate(t *testing.T) {
 	if err := s.Accepts(); err != nil {
 		t.Errorf("accepts with space again = %v", err)
 	}
+}
+
+// The reserve is taken again only beside what the tables of a log need: they may be on their way to the disk.
+func TestTheReserveIsNotTakenFromWhatTablesNeed(t *testing.T) {
+	const reserve, floor = 20 << 20, 13<<20 + 64<<10 // two memtables and a log, with an empty tree
+	var d fakeDisk
+	d.free.Store(floor + reserve - 1)
+	s := openStore(t, badger.Options{Dir: t.TempDir(), FreeBytes: d.ask, GateBytes: 1, ReserveBytes: reserve})
+	for _, tt := range []struct {
+		name string
+		free uint64
+		want string // of the message; empty: accepted
+	}{
+		{"one byte less than a reserve and the tables", floor + reserve - 1, "the reserve is in use"},
+		{"room for both", floor + reserve, ""},
+		{"held, room for the tables", floor, ""},
+		{"held, one byte less than the tables", floor - 1, "13697023 bytes free, 13697024 needed"},
+	} {
+		d.free.Store(tt.free)
+		err := s.Accepts()
+		if tt.want == "" && err != nil || tt.want != "" && (!errors.Is(err, txlog.ErrFull) || !strings.Contains(err.Error(), tt.want)) {
+			t.Errorf("%s: accepts = %v, want %q", tt.name, err, tt.want)
+		}
+	}
+	d.free.Store(1 << 40) // to close
 }
 
 func TestAppendsAreRefusedBeforeALogWouldMeetAFullDisk(t *testing.T) {

@@ -107,3 +107,26 @@ func forgetBeside(t *testing.T, s *Store, e txlog.Entry, entryFirst bool) {
 		}
 	}
 }
+
+func TestTheReserveFitsTheDisk(t *testing.T) {
+	for _, tt := range []struct {
+		name          string
+		given         Options
+		disk          uint64
+		reserve, gate int64
+	}{
+		{"large disk", Options{}, 1 << 40, 48 << 20, 32 << 20},
+		{"a third and a quarter of a small one", Options{}, 60 << 20, 20 << 20, 15 << 20},
+		{"never less than a change of log", Options{}, 8 << 20, 17<<20 + 64<<10, 2 << 20},
+		{"nor with large memtables", Options{MemtableBytes: 64 << 20}, 1 << 40, 212<<20 + 64<<10, 32 << 20},
+		{"none", Options{ReserveBytes: -1}, 1 << 40, 0, 32 << 20},
+		{"as given", Options{ReserveBytes: 30 << 20, GateBytes: 5}, 60 << 20, 30 << 20, 5},
+		{"a file system that does not tell", Options{}, 0, 17<<20 + 64<<10, 0},
+		{"or tells anything", Options{}, 1<<64 - 1, 48 << 20, 32 << 20},
+	} {
+		o := tt.given.withDefaults().fit(tt.disk)
+		if o.ReserveBytes != tt.reserve || o.GateBytes != tt.gate {
+			t.Errorf("%s: reserve %d, gate %d; want %d, %d", tt.name, o.ReserveBytes, o.GateBytes, tt.reserve, tt.gate)
+		}
+	}
+}

@@ -99,16 +99,19 @@ func (s *Store) read(ctx context.Context, id txn.ID) (es []txlog.Entry, whole bo
 	s.mu.Lock()
 	o := s.unfinished[id]
 	s.mu.Unlock()
-	ended := false
+	ended, rows := false, uint32(0)
 	err = s.view(ctx, func(tx *badger.Txn) error {
-		es, ended = nil, false
-		return s.replay(tx, id, func(e txlog.Entry, _ int) {
-			es = append(es, e)
-			_, last := e.Record.(txn.Finished)
-			ended = ended || last
+		es, ended, rows = nil, false, 0
+		return s.replay(tx, id, func(row []txlog.Entry, _ int) {
+			rows++
+			for _, e := range row {
+				es = append(es, e)
+				_, last := e.Record.(txn.Finished)
+				ended = ended || last
+			}
 		})
 	})
-	return es, ended || len(es) == 0 || o != nil && len(es) >= int(o.next), err
+	return es, ended || len(es) == 0 || o != nil && rows >= o.next, err
 }
 
 // view reads. A value that was moved between the look at its row and the look at its segment is looked up again.

@@ -71,11 +71,7 @@ func (s *Store) loadUnfinished() error {
 	for _, id := range ids {
 		o := &open{}
 		err := s.db.View(func(tx *badger.Txn) error {
-			return s.replay(tx, id, func(e txlog.Entry, encoded int) {
-				o.digest.Apply(e)
-				o.next++
-				o.bytes += int64(encoded)
-			})
+			return s.replay(tx, id, func(es []txlog.Entry, encoded int) { o.add(es, encoded) })
 		})
 		if err == nil && o.next == 0 {
 			err = fmt.Errorf("its entries are gone: %w", txlog.ErrCorrupt)
@@ -114,22 +110,31 @@ func (s *Store) readIndex() ([]txn.ID, error) {
 	return ids, err
 }
 
-// replay reads the entries of one transaction one by one. A row in a damaged block reads as if it were not there;
+// add takes one more row of the transaction.
+func (o *open) add(es []txlog.Entry, encoded int) {
+	for _, e := range es {
+		o.digest.Apply(e)
+	}
+	o.next++
+	o.bytes += int64(encoded)
+}
+
+// replay reads the entries of one transaction row by row. A row in a damaged block reads as if it were not there;
 // the callers compare with what else they know.
-func (s *Store) replay(tx *badger.Txn, id txn.ID, visit func(e txlog.Entry, encoded int)) error {
+func (s *Store) replay(tx *badger.Txn, id txn.ID, visit func(es []txlog.Entry, encoded int)) error {
 	for seq := uint32(0); ; seq++ {
 		b, err := s.resolve(tx, entryKey(id, seq))
 		if errors.Is(err, badger.ErrKeyNotFound) {
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("entry %d: %w", seq, err)
+			return fmt.Errorf("row %d: %w", seq, err)
 		}
-		e, err := txlog.Decode(id, b)
+		es, err := unpack(id, b)
 		if err != nil {
-			return fmt.Errorf("entry %d: %w", seq, err)
+			return fmt.Errorf("row %d: %w", seq, err)
 		}
-		visit(e, len(b))
+		visit(es, len(b))
 	}
 }
 

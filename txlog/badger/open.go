@@ -63,6 +63,11 @@ func prepare(o Options) (*Store, error) {
 		return nil, errors.Join(fmt.Errorf("another process has it open (%w); a store belongs to one sidecar: end the other or name another directory",
 			err), lock.Close())
 	}
+	disk, err := diskBytes(o.Dir)
+	if err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	o = o.fit(disk)
 	return &Store{
 		opts: o, lock: lock,
 		space:      &space{dir: o.Dir, free: o.FreeBytes, reserve: o.ReserveBytes},
@@ -149,7 +154,10 @@ func (s *Store) load(log *logger) error {
 	if err := s.loadUnfinished(); err != nil {
 		return err
 	}
-	return s.space.take(uint64(s.opts.GateBytes))
+	if err := s.space.take(s.gate()); !errors.Is(err, txlog.ErrFull) {
+		return err
+	}
+	return nil // Accepts tells
 }
 
 // Tuned returns Badger's options for a small sidecar: two small memtables, no caches, no compression, two

@@ -26,11 +26,6 @@ type request struct {
 	done    chan error
 }
 
-type encoded struct {
-	txlog.Entry
-	body []byte
-}
-
 // ErrTooLarge refuses what does not fit into one batch.
 var ErrTooLarge = fmt.Errorf("badger: %w", txlog.ErrTooLarge)
 
@@ -42,17 +37,18 @@ const rowBytes = 150
 const indexBytes = 6*rowBytes + 4<<10
 
 func (s *Store) appendRequest(es []txlog.Entry, sync bool) (*request, error) {
-	r := &request{entries: make([]encoded, len(es)), sync: sync, done: make(chan error, 1)}
-	for i, e := range es {
+	r := &request{sync: sync, done: make(chan error, 1)}
+	var err error
+	if r.entries, err = s.pack(es); err != nil {
+		return nil, err
+	}
+	for _, row := range r.entries {
+		r.count(s, len(row.tx)+8, len(row.body))
+	}
+	for _, e := range es {
 		if len(e.Tx) == 0 || len(e.Tx) > idBytesMax {
 			return nil, fmt.Errorf("transaction id of %d bytes, want 1 to %d", len(e.Tx), idBytesMax)
 		}
-		b, err := txlog.Encode(e)
-		if err != nil {
-			return nil, err
-		}
-		r.entries[i] = encoded{Entry: e, body: b}
-		r.count(s, len(e.Tx)+8, len(b))
 		switch rec := e.Record.(type) {
 		case txn.Began:
 			if len(rec.Spec.Key) > keyBytesMax || len(rec.Spec.Name) > nameBytesMax {
@@ -63,7 +59,7 @@ func (s *Store) appendRequest(es []txlog.Entry, sync bool) (*request, error) {
 		case txn.Finished:
 			r.index(4*len(e.Tx) + keyBytesMax)
 		case txn.Enlisted, txn.Left, txn.Extended, txn.Decided, txn.Settled, txn.Deferred, txn.Halted, txn.Forced, txn.Stopped:
-			// one row, counted
+			// in a row, counted
 		}
 	}
 	return r, s.fits(r)

@@ -26,19 +26,15 @@ const reserveName = "RESERVE"
 
 func (s *space) path() string { return filepath.Join(s.dir, reserveName) }
 
-// take gets the reserve, unless it is held or the disk has no room for it beside the wanted bytes.
+// take gets the reserve unless it is held. It returns ErrFull when the disk has no room for it beside the wanted bytes.
 func (s *space) take(want uint64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.held || s.reserve == 0 {
 		return nil
 	}
-	free, err := s.free(s.dir)
-	if err != nil {
+	if err := s.atLeast(want + uint64(s.reserve)); err != nil {
 		return err
-	}
-	if free < want+uint64(s.reserve) {
-		return nil
 	}
 	f, err := os.OpenFile(s.path(), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -61,12 +57,6 @@ func (s *space) giveUp() error {
 		return fmt.Errorf("give up reserve: %w", err)
 	}
 	return nil
-}
-
-func (s *space) isHeld() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.held || s.reserve == 0
 }
 
 // atLeast returns ErrFull, with the figures and the remedy, when less than want bytes are free.

@@ -3,6 +3,7 @@
 package power
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -13,13 +14,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// disk is an ext4 file system in a file, mounted.
-type disk struct {
-	image, mount string
+// Disk is an ext4 file system in a file, mounted at Mount.
+type Disk struct {
+	Mount string
+	image string
 }
 
-// newDisk makes and mounts a disk that ends with the test.
-func newDisk(t *testing.T, bytes int64) *disk {
+// NewDisk makes and mounts a disk that ends with the test. Without root the test fails: whoever asks for the build
+// tag power wants to see it run.
+func NewDisk(t *testing.T, bytes int64) *Disk {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Fatal("these tests mount loop devices: run them as root (make test-net)")
@@ -30,8 +33,8 @@ func newDisk(t *testing.T, bytes int64) *disk {
 		}
 	}
 	dir := t.TempDir()
-	d := &disk{image: filepath.Join(dir, "image"), mount: filepath.Join(dir, "mount")}
-	if err := os.Mkdir(d.mount, 0o755); err != nil {
+	d := &Disk{image: filepath.Join(dir, "image"), Mount: filepath.Join(dir, "mount")}
+	if err := os.Mkdir(d.Mount, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(d.image, nil, 0o600); err != nil {
@@ -42,43 +45,45 @@ func newDisk(t *testing.T, bytes int64) *disk {
 	}
 	run(t, "mkfs.ext4", "-q", "-F", "-m", "0", d.image)
 	d.on(t)
-	t.Cleanup(func() { _ = exec.Command("umount", "-l", d.mount).Run() }) // a test that failed may have left it off, or open
+	t.Cleanup(func() { // a test that failed may have left it off, or open
+		_ = exec.CommandContext(context.WithoutCancel(t.Context()), "umount", "-l", d.Mount).Run()
+	})
 	return d
 }
 
 func run(t *testing.T, name string, args ...string) {
 	t.Helper()
-	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), name, args...).CombinedOutput(); err != nil {
 		t.Fatalf("%s %v: %v: %s", name, args, err, out)
 	}
 }
 
-func (d *disk) on(t *testing.T)  { t.Helper(); run(t, "mount", "-o", "loop", d.image, d.mount) }
-func (d *disk) off(t *testing.T) { t.Helper(); run(t, "umount", d.mount) }
+func (d *Disk) on(t *testing.T)  { t.Helper(); run(t, "mount", "-o", "loop", d.image, d.Mount) }
+func (d *Disk) off(t *testing.T) { t.Helper(); run(t, "umount", d.Mount) }
 
 // cut is a power cut as the disk sees it: nothing that is not on it by now reaches it any more, not even the log of
 // the file system.
-func (d *disk) cut() error {
+func (d *Disk) cut() error {
 	const (
 		shutdown   = 0x8004587d // EXT4_IOC_SHUTDOWN
 		noLogFlush = 2
 	)
-	f, err := os.Open(d.mount)
+	f, err := os.Open(d.Mount)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = f.Close() }() // it was only read
 	flag := uint32(noLogFlush)
 	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), shutdown, uintptr(unsafe.Pointer(&flag))); errno != 0 {
-		return fmt.Errorf("shut %s down: %w", d.mount, errno)
+		return fmt.Errorf("shut %s down: %w", d.Mount, errno)
 	}
 	return nil
 }
 
 // fill takes all that is left.
-func (d *disk) fill(t *testing.T) {
+func (d *Disk) fill(t *testing.T) {
 	t.Helper()
-	f, err := os.Create(filepath.Join(d.mount, "filler"))
+	f, err := os.Create(filepath.Join(d.Mount, "filler"))
 	if err != nil {
 		t.Fatal(err)
 	}
