@@ -2,6 +2,7 @@ package sidecar
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
@@ -13,6 +14,7 @@ import (
 
 	"txmesh/interceptor"
 	"txmesh/interceptor/dtm"
+	"txmesh/sidecar/admin"
 	"txmesh/sidecar/engine"
 	"txmesh/txlog"
 	"txmesh/txn"
@@ -25,6 +27,20 @@ func (s *Sidecar) newDTM(version string) *dtm.Service {
 		Defaults: dtm.Defaults{TimeoutToFail: s.cfg.DTM.TimeoutToFail, RetryInterval: s.cfg.DTM.RetryInterval,
 			RetryMax: s.cfg.DTM.RetryMax, RequestTimeout: s.cfg.DTM.RequestTimeout, ResumeAfter: s.cfg.DTM.ResumeAfter},
 		Alerts: dtm.Alerts{URL: s.cfg.DTM.AlertURL, After: s.cfg.DTM.AlertAfter}, BodyMax: s.cfg.MaxBody, Now: time.Now, Log: s.log})
+}
+
+// takeOver gives the API the door's way to begin what a server of DTM has begun.
+func (s *Sidecar) takeOver() admin.TakeOver {
+	if s.dtm == nil {
+		return nil
+	}
+	return func(ctx context.Context, body []byte, dryRun bool) (json.RawMessage, error) {
+		t, err := s.dtm.TakeOver(ctx, body, dryRun)
+		if err != nil {
+			return nil, err
+		}
+		return json.Marshal(t)
+	}
 }
 
 // openDTM opens the ports of the door that are configured.

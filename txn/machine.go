@@ -129,7 +129,7 @@ func (m *Machine) begin(now time.Time, e Begin) error {
 		return fmt.Errorf("transaction %s: %w", s.ID, err)
 	}
 	m.rooted = true
-	m.log(Began{Spec: s, Expires: deadline(now, s.Timeout)})
+	m.log(Began{Spec: s, Expires: deadline(now.Add(-e.Age), s.Timeout)})
 	for i := range s.Branches {
 		if s.Plan.Answers {
 			m.fly(now, &s.Branches[i], "")

@@ -72,7 +72,11 @@ func (s *Service) spec(ctx context.Context, t *transaction) (txn.Spec, error) {
 	if t.Type == typeSaga && custom.Concurrent {
 		mode = txn.SagaGraph
 	}
-	n := note{Protocol: t.Protocol, CustomData: t.CustomData, Options: t.options, Concurrent: t.Concurrent}
+	protocol := t.Protocol
+	if protocol == protocolHTTP {
+		protocol = "" // one way to say it, so that a request equals another one
+	}
+	n := note{Protocol: protocol, CustomData: t.CustomData, Options: t.options, Concurrent: t.Concurrent}
 	spec := txn.Spec{ID: txn.ID(t.GID), Mode: mode, Plan: plan(t, mode), Name: Name, Door: Name}
 	switch t.Type {
 	case typeSaga:
