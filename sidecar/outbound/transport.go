@@ -35,7 +35,6 @@ type transport struct {
 	conns  map[*tracked]struct{}
 }
 
-
 func newTransport(allowLinkLocal bool, bodyMax int) *transport {
 	d := &net.Dialer{Timeout: dialMax}
 	if !allowLinkLocal {
