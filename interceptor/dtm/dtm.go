@@ -21,6 +21,8 @@ const Name = "dtm"
 // Engine decides the transactions of this sidecar.
 type Engine interface {
 	Do(ctx context.Context, id txn.ID, e txn.Event) (txn.State, error)
+	// DoAndWait is Do and Wait in one go.
+	DoAndWait(ctx context.Context, id txn.ID, e txn.Event, until func(txn.State) bool) (txn.State, error)
 	Wait(ctx context.Context, id txn.ID, until func(txn.State) bool) (txn.State, error)
 	State(ctx context.Context, id txn.ID) (txn.State, error)
 }

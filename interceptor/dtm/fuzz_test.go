@@ -64,6 +64,13 @@ func (m *machines) Wait(ctx context.Context, id txn.ID, until func(txn.State) bo
 	return st, err
 }
 
+func (m *machines) DoAndWait(ctx context.Context, id txn.ID, e txn.Event, until func(txn.State) bool) (txn.State, error) {
+	if st, err := m.Do(ctx, id, e); err != nil {
+		return st, err
+	}
+	return m.Wait(ctx, id, until)
+}
+
 func (m *machines) State(_ context.Context, id txn.ID) (txn.State, error) {
 	if x := m.byID[id]; x != nil {
 		return x.State(), nil

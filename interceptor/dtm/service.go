@@ -97,19 +97,31 @@ func (s *Service) submit(ctx context.Context, t *transaction) error {
 	if err != nil {
 		return err
 	}
-	if st.Decided() && !st.Commit || st.Phase == txn.Ceased {
-		if st.Phase.Done() && t.Type == typeSaga && t.WaitResult {
-			return failure("%s", s.reason(&st))
-		}
-		if t.Type != typeWorkflow {
-			return refusal(&st, "sumbmit")
-		}
-	}
-	if t.WaitResult {
+	rolledBack := st.Decided() && !st.Commit || st.Phase == txn.Ceased
+	toldWhy := t.WaitResult && (t.Type == typeSaga || st.Phase == txn.Ceased)
+	switch {
+	case rolledBack && t.Type != typeWorkflow && !toldWhy:
+		return refusal(&st, "sumbmit")
+	case t.WaitResult:
 		return s.waitResult(ctx, &st)
 	}
 	return nil
 }
+
+// do feeds an event and, for who waits for the result, goes on until there is one or there is none yet.
+func (s *Service) do(ctx context.Context, id txn.ID, e txn.Event, wait bool) (txn.State, error) {
+	if !wait {
+		return s.Engine.Do(ctx, id, e)
+	}
+	st, err := s.Engine.DoAndWait(ctx, id, e, hasResult)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = ongoing("not finished in time, it goes on: ask query for the result")
+	}
+	return st, err
+}
+
+// hasResult reports whether a client that waits is told now: the end, or that the last call did not bring it nearer.
+func hasResult(st txn.State) bool { return st.Phase.Done() || halting(&st) != "" }
 
 func (s *Service) submitSaga(ctx context.Context, t *transaction) (txn.State, error) {
 	if err := s.takePrepared(ctx, t); err != nil {
@@ -175,7 +187,7 @@ func (s *Service) submitPrepared(ctx context.Context, t *transaction) (txn.State
 	if delay, err = t.delay(old, s.Now()); err != nil {
 		return txn.State{}, err
 	}
-	return s.Engine.Do(ctx, old.Spec.ID, txn.Decide{Commit: true, Delay: delay})
+	return s.do(ctx, old.Spec.ID, txn.Decide{Commit: true, Delay: delay}, t.WaitResult)
 }
 
 // sameSteps reports whether a message sends what a repeated submit lists. One that lists nothing means what was prepared.
@@ -208,7 +220,7 @@ func (s *Service) beginCommitted(ctx context.Context, t *transaction) (txn.State
 	if err != nil {
 		return txn.State{}, err
 	}
-	return s.Engine.Do(ctx, spec.ID, txn.Begin{Spec: spec, Decide: &txn.Decide{Commit: true, Delay: delay}})
+	return s.do(ctx, spec.ID, txn.Begin{Spec: spec, Decide: &txn.Decide{Commit: true, Delay: delay}}, t.WaitResult)
 }
 
 // submitWorkflow takes the end that the initiator reached.
@@ -393,13 +405,12 @@ func (s *Service) mustKnow(ctx context.Context, gid string) (*txn.State, error) 
 	return st, err
 }
 
-// waitResult waits for the end, or for the first call that did not bring it nearer: then the client is told that it goes
-// on, which is neither success nor failure.
+// waitResult says what a client that waits is told: the end, or that it goes on, which is neither success nor failure.
 func (s *Service) waitResult(ctx context.Context, st *txn.State) error {
 	now := *st
-	if !now.Phase.Done() {
+	if !hasResult(now) {
 		var err error
-		now, err = s.Engine.Wait(ctx, st.Spec.ID, func(st txn.State) bool { return st.Phase.Done() || halting(&st) != "" })
+		now, err = s.Engine.Wait(ctx, st.Spec.ID, hasResult)
 		switch {
 		case errors.Is(err, context.DeadlineExceeded):
 			return ongoing("not finished in time, it goes on: ask query for the result")

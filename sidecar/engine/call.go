@@ -20,8 +20,39 @@ func (l *loop) startCalls() {
 			l.calls.done(lane)
 			continue
 		}
-		life := l.life
-		l.e.wg.Go(func() { l.e.call(c, lane, life) })
+		j := job{c, lane, l.life}
+		select {
+		case l.e.jobs <- j:
+		default: // no worker is idle
+			l.e.wg.Go(func() { l.e.work(j) })
+		}
+	}
+}
+
+// job is one call to make.
+type job struct {
+	call txn.Call
+	lane *lane
+	life uint64
+}
+
+// idleMax is how many workers wait for more calls.
+const idleMax = 64
+
+// work makes one call and then waits for others: a goroutine that has made one has the stack that the next will need.
+func (e *Engine) work(j job) {
+	for {
+		e.call(j.call, j.lane, j.life)
+		if e.idle.Add(1) > idleMax {
+			e.idle.Add(-1)
+			return
+		}
+		select {
+		case j = <-e.jobs:
+			e.idle.Add(-1)
+		case <-e.ctx.Done():
+			return
+		}
 	}
 }
 

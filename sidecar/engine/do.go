@@ -17,16 +17,21 @@ var errMiss = errors.New("engine: not in memory")
 // events of the transaction recorded is in the journal, and durable as far as they ask for it (L14). After
 // ErrUnavailable or an error of the context the event may or may not have happened: ask State, or repeat it.
 func (e *Engine) Do(ctx context.Context, id txn.ID, ev txn.Event) (txn.State, error) {
-	s, err := e.ask(ctx, &request{id: id, event: ev})
+	return e.DoAndWait(ctx, id, ev, nil)
+}
+
+// DoAndWait is Do and Wait in one go: it saves the way back and forth between them.
+func (e *Engine) DoAndWait(ctx context.Context, id txn.ID, ev txn.Event, until func(txn.State) bool) (txn.State, error) {
+	s, err := e.ask(ctx, &request{id: id, event: ev, until: until})
 	if errors.Is(err, errMiss) {
-		return e.doAbsent(ctx, id, ev)
+		return e.doAbsent(ctx, id, ev, until)
 	}
 	return s, err
 }
 
 // doAbsent feeds an event to a transaction that is not in memory: it is new, or it has ended, and then a Begin
 // must not begin it twice. The journal is read here, not in the loop.
-func (e *Engine) doAbsent(ctx context.Context, id txn.ID, ev txn.Event) (txn.State, error) {
+func (e *Engine) doAbsent(ctx context.Context, id txn.ID, ev txn.Event, until func(txn.State) bool) (txn.State, error) {
 	_, begin := ev.(txn.Begin)
 	lookedUp := func() {
 		if begin {
@@ -49,10 +54,14 @@ func (e *Engine) doAbsent(ctx context.Context, id txn.ID, ev txn.Event) (txn.Sta
 			return txn.State{}, fmt.Errorf("transaction %s: %w", id, txn.ErrUnknown)
 		case len(records) > 0:
 			if m := txn.Restore(records); m.Phase().Done() {
-				return afterTheEnd(e.cfg.Now(), m, ev)
+				s, err := afterTheEnd(e.cfg.Now(), m, ev)
+				if err == nil && until != nil {
+					err = unlessHolds(id, until(s))
+				}
+				return s, err
 			}
 		}
-		s, err := e.ask(ctx, &request{id: id, event: ev, fresh: fresh})
+		s, err := e.ask(ctx, &request{id: id, event: ev, until: until, fresh: fresh})
 		if !errors.Is(err, errMiss) {
 			return s, err
 		}

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"txmesh/txlog"
@@ -102,6 +103,8 @@ type Engine struct {
 	ctx    context.Context // of calls and of loading; ends with Close
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // every goroutine of the engine
+	jobs   chan job       // for workers that are idle
+	idle   atomic.Int32   // workers that are, or are about to be
 	stop   chan struct{}  // closed by Close
 	close  sync.Once
 }
@@ -112,7 +115,7 @@ func New(cfg Config) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{cfg: cfg, stop: make(chan struct{}), inbox: inbox{closed: true, ready: make(chan struct{}, 1)}}
+	e := &Engine{cfg: cfg, jobs: make(chan job), stop: make(chan struct{}), inbox: inbox{closed: true, ready: make(chan struct{}, 1)}}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	return e, nil
 }

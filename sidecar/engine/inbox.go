@@ -11,7 +11,7 @@ import (
 type request struct {
 	id    txn.ID
 	event txn.Event            // nil: a look at the state
-	until func(txn.State) bool // of Wait
+	until func(txn.State) bool // of Wait and DoAndWait
 	fresh bool                 // a Begin whose id History does not know
 	work  func(*loop)          // anything else; done as it comes
 	reply chan reply           // buffered for one; nil: nobody waits

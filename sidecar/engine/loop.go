@@ -150,6 +150,11 @@ func (l *loop) step(r *request) {
 	}
 	before := l.shard.Gathered()
 	err := l.shard.Step(l.now(), r.id, r.event)
+	if r.reply != nil && r.until != nil && err == nil {
+		l.wakeWaiters(before)
+		l.look(r)
+		return
+	}
 	if r.reply != nil {
 		s, err2 := l.shard.State(r.id)
 		if err == nil {

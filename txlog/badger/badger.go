@@ -31,6 +31,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/dgraph-io/badger/v4"
 
@@ -141,6 +142,10 @@ func (s *Store) Accepts() error {
 	if err := s.usable(); err != nil {
 		return err
 	}
+	now := time.Now()
+	if s.space.isPlenty(now) {
+		return nil
+	}
 	want := s.gate()
 	if err := s.space.atLeast(want); err != nil {
 		return fmt.Errorf("refuse new transactions: %w", err)
@@ -148,6 +153,7 @@ func (s *Store) Accepts() error {
 	if err := s.space.take(want); err != nil {
 		return fmt.Errorf("refuse new transactions, the reserve is in use: %w", err)
 	}
+	s.space.rest(now, want)
 	return nil
 }
 
