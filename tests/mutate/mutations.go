@@ -199,7 +199,7 @@ func ofDTM() []mutation {
 		{name: "a submit that is repeated loses the confirms", law: "1.4-outcomes", file: service, quick: true,
 			old: "		return *old, err\n	}\n", now: "		return s.Engine.Do(ctx, old.Spec.ID, txn.Stop{})\n	}\n"},
 		{name: "what was stopped by force may be submitted", law: "1.4-outcomes", file: service,
-			old: " || st.Phase == txn.Ceased {", now: " {"},
+			old: "rolledBack := st.Decided() && !st.Commit || st.Phase == txn.Ceased\n", now: "rolledBack := st.Decided() && !st.Commit\n"},
 		{name: "gids that begin alike share their rows", law: "5.2-tcc", file: keys,
 			old: "	k = binary.BigEndian.AppendUint16(k, uint16(len(id)))\n	k = append(k, id...)\n	return binary",
 			now: "	k = binary.BigEndian.AppendUint16(k, 7)\n	k = append(k, id[:min(len(id), 7)]...)\n	return binary"},

@@ -31,7 +31,6 @@ import (
 	"log/slog"
 	"os"
 	"sync"
-	"time"
 
 	"github.com/dgraph-io/badger/v4"
 
@@ -142,10 +141,6 @@ func (s *Store) Accepts() error {
 	if err := s.usable(); err != nil {
 		return err
 	}
-	now := time.Now()
-	if s.space.isPlenty(now) {
-		return nil
-	}
 	want := s.gate()
 	if err := s.space.atLeast(want); err != nil {
 		return fmt.Errorf("refuse new transactions: %w", err)
@@ -153,7 +148,6 @@ func (s *Store) Accepts() error {
 	if err := s.space.take(want); err != nil {
 		return fmt.Errorf("refuse new transactions, the reserve is in use: %w", err)
 	}
-	s.space.rest(now, want)
 	return nil
 }
 

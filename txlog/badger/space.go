@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"time"
 
 	"txmesh/txlog"
 )
@@ -19,32 +18,8 @@ type space struct {
 	free    func(dir string) (uint64, error)
 	reserve int64
 
-	mu     sync.Mutex // guards held and plenty
-	held   bool       // the reserve is there
-	plenty time.Time  // until then the disk need not be asked
-}
-
-// A disk with so much beside what is needed cannot fill up within so short a time.
-const (
-	plentyBytes = 4 << 30
-	plentyTime  = 50 * time.Millisecond
-)
-
-// isPlenty reports whether the disk had so much free a moment ago that it need not be asked again.
-func (s *space) isPlenty(now time.Time) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return now.Before(s.plenty)
-}
-
-// rest notes that the disk has at least what is wanted, and looks whether it has plenty.
-func (s *space) rest(now time.Time, want uint64) {
-	if s.atLeast(want+plentyBytes) != nil {
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.plenty = now.Add(plentyTime)
+	mu   sync.Mutex // guards held
+	held bool       // the reserve is there
 }
 
 const reserveName = "RESERVE"
