@@ -312,3 +312,32 @@ func TestWakesUpOnTime(t *testing.T) {
 		}
 	})
 }
+
+// TestDoAndWaitIsDoAndThenWait: one request, answered when the predicate holds, or at an end at which it does not.
+func TestDoAndWaitIsDoAndThenWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := start(t, memory.New(memory.Options{}), callerFunc(func(context.Context, txn.Call) (txn.Outcome, []byte, string) {
+			time.Sleep(time.Second)
+			return txn.OK, nil, ""
+		}))
+		defer stop(t, e)
+		began := time.Now()
+		s, err := e.DoAndWait(t.Context(), "x", begin("x", txn.Saga, branch("", txn.Forward), branch("", txn.Forward)), ended)
+		if took := time.Since(began); err != nil || s.Phase != txn.Committed || took != 2*time.Second {
+			t.Errorf("%v, %v after %v; want committed after 2s", s.Phase, err, took)
+		}
+		s, err = e.DoAndWait(t.Context(), "x", begin("x", txn.Saga, branch("", txn.Forward), branch("", txn.Forward)),
+			func(s txn.State) bool { return s.Phase == txn.Aborted })
+		if !errors.Is(err, ErrEnded) || s.Phase != txn.Committed {
+			t.Errorf("of an ended one: %v, %v; want committed and ErrEnded", s.Phase, err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		defer cancel()
+		if _, err := e.DoAndWait(ctx, "y", begin("y", txn.Saga, branch("", txn.Forward)), ended); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("before the end: %v, want the deadline", err)
+		}
+		if s := wait(t, e, "y", ended); s.Phase != txn.Committed {
+			t.Errorf("it went on to %v, want committed", s.Phase)
+		}
+	})
+}
