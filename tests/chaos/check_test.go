@@ -85,7 +85,7 @@ func (c *chaos) unfinished() (string, error) {
 
 // settle waits until nothing is open.
 func (c *chaos) settle() {
-	const settleMax, pause = 60 * time.Second, 200 * time.Millisecond
+	const settleMax = 60 * time.Second
 	calm := time.Now()
 	for {
 		open, err := c.unfinished()

@@ -108,7 +108,6 @@ func (w *wire) RoundTrip(r *http.Request) (*http.Response, error) {
 		if err == nil || action && !errors.Is(err, syscall.ECONNREFUSED) {
 			return res, err
 		}
-		const pause = 50 * time.Millisecond
 		select {
 		case <-r.Context().Done():
 			return nil, err
@@ -153,6 +152,7 @@ const (
 	transferMax = 20 * time.Second
 	askMax      = 3 * time.Second
 	decideMax   = 6 * time.Second // after that the door decides for a client that is gone
+	pause       = 50 * time.Millisecond
 )
 
 // transfer makes one, and then asks for its end unless the client has died.
@@ -191,7 +191,7 @@ func (c client) transfer(ctx context.Context, p *promise) {
 	case dtm.TypeMsg:
 		err = c.msg(ctx, g, p, w)
 	case dtm.TypeWorkflow:
-		err = c.workflow(ctx, g, p)
+		err = c.workflow(ctx, g, p, w)
 	}
 	if !w.dead && (err != nil || !p.wait) {
 		c.ask(ctx, p, w)
@@ -224,14 +224,28 @@ func (c client) msg(ctx context.Context, g dtm.Global, p *promise, w *wire) erro
 	})
 }
 
-// workflow has the bank run it, which answers 425 while it does so already.
-func (c client) workflow(ctx context.Context, g dtm.Global, p *promise) error {
+// workflow has the bank run it, again and again until it has ended: the bank may have lost the door, or run it already.
+func (c client) workflow(ctx context.Context, g dtm.Global, p *promise, w *wire) error {
 	body, err := json.Marshal(p.moves())
 	if err != nil {
 		return err
 	}
 	ctx, stop := context.WithTimeout(ctx, askMax)
 	defer stop()
+	for {
+		err := c.execute(ctx, g, p, body)
+		if err == nil || errors.Is(err, dtm.ErrFailure) || w.dead {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(pause):
+		}
+	}
+}
+
+func (c client) execute(ctx context.Context, g dtm.Global, p *promise, body []byte) error {
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, c.bank+"/transfers/"+p.gid, bytes.NewReader(body))
 	if err != nil {
 		return err
@@ -244,10 +258,13 @@ func (c client) workflow(ctx context.Context, g dtm.Global, p *promise) error {
 		return err
 	}
 	p.heard("transfers", res.StatusCode)
-	if res.StatusCode != http.StatusOK {
-		return fmt.Errorf("the bank answers %d", res.StatusCode)
+	switch res.StatusCode {
+	case http.StatusOK:
+		return nil
+	case http.StatusConflict:
+		return dtm.ErrFailure
 	}
-	return nil
+	return fmt.Errorf("the bank answers %d", res.StatusCode)
 }
 
 // ask asks the door until it tells the end, or the client has lost its patience.
@@ -260,7 +277,6 @@ func (c client) ask(ctx context.Context, p *promise, w *wire) {
 			p.claim("query "+told.Status, told.Status)
 			return
 		}
-		const pause = 100 * time.Millisecond
 		select {
 		case <-ctx.Done():
 		case <-time.After(pause):
