@@ -48,6 +48,9 @@ func kinds() []string {
 // accounts is how many there are in each database: so many that XA transactions that hold a row are seldom in the way.
 const accounts = 200
 
+// delayMax is how long the bank pauses at most before and after its work, so that faults meet calls under way.
+const delayMax = 20 * time.Millisecond
+
 // chaos is one run.
 type chaos struct {
 	storm
@@ -106,7 +109,7 @@ func newChaos(t *testing.T) *chaos {
 	c.sidecar = &process{path: dir + "/txmesh-sidecar", log: dir + "/sidecar.log", args: []string{"--dtm", ports[0], "--api", ports[1],
 		"--peer", ports[2], "--data-dir", c.dataDir, "--dtm-retry-interval", "100ms", "--dtm-retry-max", "1s", "--dtm-resume-after", "1s", "--log-level", "warn"}}
 	c.bank = &process{path: dir + "/bank", log: dir + "/bank.log", args: []string{"--listen", ports[3], "--door", c.client.door,
-		"--mariadb", mariaDSN, "--postgres", postgresDSN, "--delay-max", "20ms"}}
+		"--mariadb", mariaDSN, "--postgres", postgresDSN, "--delay-max", delayMax.String()}}
 	for _, p := range []*process{c.bank, c.sidecar} {
 		must(t, p.start())
 		t.Cleanup(func() {
@@ -167,6 +170,9 @@ func (c *chaos) promise(n int64) *promise {
 	}
 	if rand.IntN(16) == 0 {
 		p.diesAt = 1 + rand.IntN(requestsMax)
+	}
+	if rand.IntN(12) == 0 {
+		p.patience = rand.N(2*delayMax) + 1
 	}
 	return p
 }

@@ -234,6 +234,9 @@ func (c *chaos) figures(status map[string]string) {
 			if p.diesAt > 0 {
 				n["died"]++
 			}
+			if p.patience > 0 {
+				n["hasty"]++
+			}
 		}
 		for answer, n := range p.counts {
 			answers[answer] += n
@@ -243,10 +246,11 @@ func (c *chaos) figures(status map[string]string) {
 	fmt.Fprintf(&out, "%d clients, %v, %d kills: sidecar %d (down %v at most), bank %d (down %v at most)\n", c.clients,
 		time.Since(c.began).Round(time.Second), c.sidecar.kills+c.bank.kills, c.sidecar.kills, c.sidecar.down.Round(time.Millisecond),
 		c.bank.kills, c.bank.down.Round(time.Millisecond))
-	fmt.Fprintf(&out, "%-10s %7s %8s %7s %8s %10s %12s\n", "type", "begun", "succeed", "failed", "unknown", "refusable", "client gone")
+	fmt.Fprintf(&out, "%-10s %7s %8s %7s %8s %10s %12s %8s\n", "type", "begun", "succeed", "failed", "unknown", "refusable", "client gone", "hasty")
 	for _, kind := range append(kinds(), "all") {
 		n := tally[kind]
-		fmt.Fprintf(&out, "%-10s %7d %8d %7d %8d %10d %12d\n", kind, n["begun"], n[dtm.StatusSucceed], n[dtm.StatusFailed], n[""], n["refusable"], n["died"])
+		fmt.Fprintf(&out, "%-10s %7d %8d %7d %8d %10d %12d %8d\n", kind, n["begun"], n[dtm.StatusSucceed], n[dtm.StatusFailed], n[""],
+			n["refusable"], n["died"], n["hasty"])
 		if kind != "all" && n["begun"] < c.each {
 			t.Errorf("%d of %s, want at least %d", n["begun"], kind, c.each)
 		}

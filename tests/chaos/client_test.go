@@ -35,6 +35,8 @@ type promise struct {
 	refusable bool
 	wait      bool // the client waits for the result
 	diesAt    int  // the number of the request at which the client dies; 0: it lives
+	// How long the client waits for the bank, if it is in a hurry: then it goes on while its call is still at work.
+	patience time.Duration
 
 	mu     sync.Mutex // guards below: a request may outlive the call that made it
 	claims []claim
@@ -101,6 +103,11 @@ func (w *wire) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		return nil, errDead
 	}
+	if w.p.patience > 0 && !ofDoor(r) {
+		ctx, stop := context.WithTimeout(r.Context(), w.p.patience)
+		defer stop()
+		return w.once(r.WithContext(ctx))
+	}
 	for {
 		res, err := w.once(r)
 		// Work is repeated only behind a barrier: the action of an XA branch has none that lets it pass again.
@@ -135,11 +142,13 @@ func (w *wire) once(r *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	res.Body = io.NopCloser(bytes.NewReader(data))
-	if verb := path.Base(r.URL.Path); strings.HasPrefix(r.URL.Path, "/api/dtmsvr/") && !w.dead {
-		w.p.heard(verb, res.StatusCode)
+	if ofDoor(r) && !w.dead {
+		w.p.heard(path.Base(r.URL.Path), res.StatusCode)
 	}
 	return res, nil
 }
+
+func ofDoor(r *http.Request) bool { return strings.HasPrefix(r.URL.Path, "/api/dtmsvr/") }
 
 // client makes transfers, one after the other.
 type client struct {

@@ -45,7 +45,8 @@ func serve(listen, door, maria, postgres string, delayMax time.Duration) error {
 	for path, l := range map[string]chaos.Ledger{"/mariadb": inMaria, "/postgres": inPostgres} {
 		mux.Handle(path, dtm.Handle(func(ctx context.Context, b dtm.Branch, payload []byte) ([]byte, error) {
 			pause(delayMax)
-			err := l.Serve(ctx, b, payload)
+			// Whoever called may be gone: much of what is written goes on then.
+			err := l.Serve(context.WithoutCancel(ctx), b, payload)
 			pause(delayMax)
 			return nil, err
 		}))
