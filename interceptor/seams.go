@@ -16,6 +16,9 @@ var ErrBranches = errors.New("too many branches in one transaction")
 // ErrTooLarge says that an event is larger than the journal takes.
 var ErrTooLarge = errors.New("too large for the journal")
 
+// ErrRefused says that a transaction of another server cannot be taken over, and must stay where it is.
+var ErrRefused = errors.New("it cannot be taken over")
+
 // Coordinator is the machine room of this sidecar: the engine that decides the transactions it owns.
 type Coordinator interface {
 	// Do feeds one event and returns when what it recorded is durable.

@@ -2,6 +2,7 @@ package sidecar
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
@@ -13,6 +14,7 @@ import (
 
 	"txmesh/interceptor"
 	"txmesh/interceptor/dtm"
+	"txmesh/sidecar/admin"
 	"txmesh/sidecar/engine"
 	"txmesh/txlog"
 	"txmesh/txn"
@@ -27,11 +29,25 @@ func (s *Sidecar) newDTM(version string) *dtm.Service {
 		Alerts: dtm.Alerts{URL: s.cfg.DTM.AlertURL, After: s.cfg.DTM.AlertAfter}, BodyMax: s.cfg.MaxBody, Now: time.Now, Log: s.log})
 }
 
+// takeOver gives the API the door's way to begin what a server of DTM has begun.
+func (s *Sidecar) takeOver() admin.TakeOver {
+	if s.dtm == nil {
+		return nil
+	}
+	return func(ctx context.Context, body []byte, dryRun bool) (json.RawMessage, error) {
+		t, err := s.dtm.TakeOver(ctx, body, dryRun)
+		if err != nil {
+			return nil, err
+		}
+		return json.Marshal(t)
+	}
+}
+
 // openDTM opens the ports of the door that are configured.
 func (s *Sidecar) openDTM(p *ports) error {
 	var err error
 	if s.cfg.DTM.HTTP != "" {
-		srv := &fasthttp.Server{Handler: s.dtm.Handler(), Name: "txmesh", MaxRequestBodySize: s.cfg.MaxBody,
+		srv := &fasthttp.Server{Handler: s.dtm.Handler(), ErrorHandler: s.dtm.Unreadable, Name: "txmesh", MaxRequestBodySize: s.cfg.MaxBody,
 			ReadTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, NoDefaultServerHeader: true, DisablePreParseMultipartForm: true,
 			Logger: silent{}, CloseOnShutdown: true}
 		serve := func(l net.Listener) error { return srv.Serve(limit(l, s.cfg.MaxConnections)) }

@@ -107,8 +107,8 @@ func (s *Sidecar) wire(version string) error {
 	s.peers = peer.NewServer(peer.ServerOptions{Identity: s.directory.Self, Local: s.engine, Documents: s.docs, Home: s.gate,
 		Auth: auth, Refused: s.metrics.onRefused, Log: s.log})
 	s.admin = admin.New(admin.Options{Service: s.cfg.Service, Engine: s.engine, Journal: s.store, Keys: keys, NewID: s.newID, Token: s.token,
-		Ready: s.notReady, Metrics: s.metrics.handler(), CommitWait: s.cfg.CommitWait, TimeoutDefault: s.cfg.TimeoutDefault,
-		Log: s.log})
+		Ready: s.notReady, Metrics: s.metrics.handler(), TakeOver: s.takeOver(), CommitWait: s.cfg.CommitWait,
+		TimeoutDefault: s.cfg.TimeoutDefault, Log: s.log})
 	return nil
 }
 

@@ -60,6 +60,8 @@ func samples() map[string]txn.Record {
 		"settled":        txn.Settled{Branch: "a-1", Op: txn.Undo, Outcome: txn.OK, Result: []byte("res"), Cause: "c"},
 		"settled-bare":   txn.Settled{},
 		"deferred": txn.Deferred{Branch: "a-1", Op: txn.Commit, Attempt: 3, Since: at(1), Until: at(2),
+			Outcome: txn.Unknown, Cause: "cut \xff\xfe off", Failed: 2},
+		"deferred-1": txn.Deferred{Branch: "a-1", Op: txn.Commit, Attempt: 3, Since: at(1), Until: at(2),
 			Outcome: txn.Unknown, Cause: "cut \xff\xfe off"},
 		"halted":   txn.Halted{Branch: "a-1", Op: txn.Undo, Cause: "404"},
 		"finished": txn.Finished{Phase: txn.Aborted},

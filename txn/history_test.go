@@ -13,7 +13,7 @@ import (
 
 // TestHistories plays the files of testdata/histories. Commands:
 //
-//	begin mode=saga timeout=30s ask=x tell=x key=k print=p silence=asks limit=3 settle=2 backward try=3s ...
+//	begin mode=saga timeout=30s age=10s ask=x tell=x key=k print=p silence=asks limit=3 settle=2 backward try=3s ...
 //	decide=commit delay=5s with begin decides in the same step | lines: branch ID ops... known=(forward,undo)
 //	enlist ID? undo=x commit=x ask=x tell=x key=k after=(a,b) home=h resolve=ask calling answered=ok ...
 //	returned BRANCH OP OUTCOME result=x cause=x      ("-" is the initiator or the listeners)
@@ -120,7 +120,7 @@ func parseBegin(d *datadriven.TestData, opt map[string][]string) (Event, error) 
 	}
 	s := Spec{ID: "x", Mode: mode, Plan: plan, Ask: value(opt, "ask"), Tell: value(opt, "tell"),
 		Key: text(opt, "key"), Print: text(opt, "print")}
-	var errs [7]error
+	var errs [8]error
 	s.Timeout, errs[0] = span(opt, "timeout", 0)
 	s.Plan.ForwardLimit, errs[1] = number(opt, "limit")
 	s.Plan.SettleLimit, errs[2] = number(opt, "settle")
@@ -138,6 +138,7 @@ func parseBegin(d *datadriven.TestData, opt map[string][]string) (Event, error) 
 	}
 	_, s.Plan.Backward = opt["backward"]
 	begin := Begin{}
+	begin.Age, errs[7] = span(opt, "age", 0)
 	if word := text(opt, "decide"); word != "" {
 		begin.Decide = &Decide{Commit: word == "commit"}
 		begin.Decide.Delay, errs[5] = span(opt, "delay", 0)

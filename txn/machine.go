@@ -129,7 +129,7 @@ func (m *Machine) begin(now time.Time, e Begin) error {
 		return fmt.Errorf("transaction %s: %w", s.ID, err)
 	}
 	m.rooted = true
-	m.log(Began{Spec: s, Expires: deadline(now, s.Timeout)})
+	m.log(Began{Spec: s, Expires: deadline(now.Add(-e.Age), s.Timeout)})
 	for i := range s.Branches {
 		if s.Plan.Answers {
 			m.fly(now, &s.Branches[i], "")
@@ -370,7 +370,7 @@ func (m *Machine) force(e Force) error {
 func (m *Machine) hasten(now time.Time) {
 	at := func(id string, op Op) {
 		if o := m.s.op(id, op); o.Outcome == None && !o.Halted && now.Before(o.Until) {
-			m.log(Deferred{Branch: id, Op: op, Attempt: o.Attempt, Since: o.Since, Until: now, Cause: o.Cause})
+			m.log(Deferred{Branch: id, Op: op, Attempt: o.Attempt, Failed: o.Failed, Since: o.Since, Until: now, Cause: o.Cause})
 		}
 	}
 	at("", Ask)

@@ -99,11 +99,15 @@ func (m *Machine) again(now time.Time, e Returned) {
 		m.log(Halted{e.Branch, e.Op, e.Cause})
 		return
 	}
-	until := now.Add(r.after(n, e.Outcome))
+	failed := 0
+	if e.Outcome != Pending {
+		failed = o.Failed + 1
+	}
+	until := now.Add(r.after(failed))
 	if e.Op == Forward && !m.s.Spec.Plan.Drives {
 		until = now // nobody here tries again
 	}
-	m.log(Deferred{Branch: e.Branch, Op: e.Op, Attempt: n, Since: since, Until: until, Outcome: e.Outcome, Cause: e.Cause})
+	m.log(Deferred{Branch: e.Branch, Op: e.Op, Attempt: n, Since: since, Until: until, Outcome: e.Outcome, Cause: e.Cause, Failed: failed})
 }
 
 func (m *Machine) retry(id string) Retry {
@@ -126,14 +130,12 @@ func (m *Machine) retry(id string) Retry {
 	return r
 }
 
-// after is the pause before try n+1. Who says "pending" is well and asked to be asked again: no doubling.
-func (r Retry) after(n int, o Outcome) time.Duration {
+// after is the pause after so many failed tries in a row. Who says "pending" is well and asked to be asked again: that
+// is no failure, and nothing doubles.
+func (r Retry) after(failed int) time.Duration {
 	d := max(r.Delay, time.Millisecond)
-	if o == Pending {
-		return d
-	}
 	top := max(r.DelayMax, d)
-	for ; n > 1 && d < top; n-- {
+	for ; failed > 1 && d < top; failed-- {
 		d *= 2
 	}
 	return min(d, top)

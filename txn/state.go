@@ -9,6 +9,7 @@ import (
 type OpState struct {
 	Outcome Outcome // final: OK, Refused or None
 	Attempt int     // tries without a final answer
+	Failed  int     // ... the last ones of them, without a "pending"
 	Since   time.Time
 	Until   time.Time // no try before
 	Result  []byte
@@ -72,7 +73,7 @@ func (s *State) Apply(r Record) {
 		o.Outcome, o.Result, o.Cause = r.Outcome, r.Result, r.Cause
 	case Deferred:
 		o := s.op(r.Branch, r.Op)
-		o.Attempt, o.Since, o.Until, o.Cause = r.Attempt, r.Since, r.Until, r.Cause
+		o.Attempt, o.Failed, o.Since, o.Until, o.Cause = r.Attempt, r.Failed, r.Since, r.Until, r.Cause
 	case Halted:
 		o := s.op(r.Branch, r.Op)
 		o.Halted, o.Cause = true, r.Cause
@@ -96,7 +97,7 @@ func (s *State) applyEnlisted(r Enlisted) {
 	b := s.branch(r.Branch.ID)
 	f := &b.Known[Forward]
 	b.Doubt = b.Doubt || f.Outcome == None
-	*f = OpState{Attempt: f.Attempt, Since: f.Since, Cause: f.Cause}
+	*f = OpState{Attempt: f.Attempt, Failed: f.Failed, Since: f.Since, Cause: f.Cause}
 }
 
 func (s *State) applyDecided(r Decided) {

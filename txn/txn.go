@@ -115,11 +115,12 @@ type Event interface{ event() }
 
 // The events. A repeat equal to the first is accepted without effect; one that differs is ErrConflict (L12).
 type (
-	// Begin opens the transaction. Known is what is done already, of a transaction that is taken over from elsewhere.
-	// Decide, where it is not nil, is taken in the same step.
+	// Begin opens the transaction. Of one that is taken over from elsewhere, Known is what is done already, and Age is
+	// how long ago it began: so much of its time is over. Decide, where it is not nil, is taken in the same step.
 	Begin struct {
 		Spec   Spec
 		Known  []Settled
+		Age    time.Duration
 		Decide *Decide
 	}
 
@@ -249,6 +250,7 @@ type (
 		Until   time.Time `cbor:"5,keyasint"`
 		Outcome Outcome   `cbor:"6,keyasint"`
 		Cause   string    `cbor:"7,keyasint,omitempty"`
+		Failed  int       `cbor:"8,keyasint,omitempty"` // tries in a row that were no "pending", this one included
 	}
 	// Halted says that an op is stuck until an operator acts (L11).
 	Halted struct {

@@ -28,6 +28,9 @@ func run(args []string, out, errs io.Writer) int {
 	if err == nil {
 		return 0
 	}
+	if errors.Is(err, errStays) {
+		return 2
+	}
 	if !errors.Is(err, errReported) {
 		fmt.Fprintf(errs, "txmesh: %v\n", err)
 	}
@@ -41,6 +44,6 @@ func newRootCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newDemoCommand(), newPolicyCommand(), newTxCommand())
+	root.AddCommand(newDemoCommand(), newMigrateCommand(), newPolicyCommand(), newTxCommand())
 	return root
 }

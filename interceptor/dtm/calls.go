@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 
 	"github.com/oklog/ulid/v2"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -34,8 +35,8 @@ type asked struct {
 }
 
 // askedOf translates a call of the engine.
-func askedOf(c txn.Call) (asked, error) {
-	n, err := decodeNote(c.TxNote)
+func (s *Service) askedOf(c txn.Call) (asked, error) {
+	n, err := s.notes.get(c.TxNote)
 	if err != nil {
 		return asked{}, err
 	}
@@ -79,7 +80,7 @@ func wordOf(transType string, op txn.Op) string {
 
 // Request implements interceptor.Door.
 func (s *Service) Request(c txn.Call) (*interceptor.Direct, error) {
-	a, err := askedOf(c)
+	a, err := s.askedOf(c)
 	if err != nil {
 		return nil, err
 	}
@@ -88,29 +89,57 @@ func (s *Service) Request(c txn.Call) (*interceptor.Direct, error) {
 	switch {
 	case a.protocol == protocolJSONRPC && strings.Contains(to, "method"):
 		return a.jsonRPC(to)
-	case a.protocol != protocolGRPC || isURL:
-		return a.http(to)
+	case a.protocol == "" || a.protocol == protocolHTTP || isURL:
+		return a.http(to), nil
 	default:
 		return a.grpc(to), nil
 	}
 }
 
+// notes keeps decoded notes: those of one client are mostly the same bytes.
+type notes struct {
+	mu     sync.Mutex // guards byText
+	byText map[string]note
+}
+
+// What is kept: so many notes, and none with data of its own transaction.
+const (
+	notesMax     = 1000
+	noteBytesMax = 256
+)
+
+// get decodes a note. What it returns is shared and read only.
+func (ns *notes) get(text []byte) (note, error) {
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
+	if n, ok := ns.byText[string(text)]; ok {
+		return n, nil
+	}
+	n, err := decodeNote(text)
+	if err != nil || len(text) > noteBytesMax {
+		return n, err
+	}
+	if ns.byText == nil || len(ns.byText) >= notesMax {
+		ns.byText = map[string]note{}
+	}
+	ns.byText[string(text)] = n
+	return n, nil
+}
+
 // http adds who calls to the query. Without a body the verb is GET, but of xa.
-func (a asked) http(to string) (*interceptor.Direct, error) {
-	u, err := url.Parse(to)
-	if err != nil {
-		return nil, err
+func (a asked) http(to string) *interceptor.Direct {
+	base, _, _ := strings.Cut(to, "#")
+	separator := "?"
+	if strings.Contains(base, "?") {
+		separator = "&"
 	}
-	who := url.Values{"gid": {a.gid}, "trans_type": {a.transType}, "branch_id": {a.branch}, "op": {a.op}}.Encode()
-	if u.RawQuery != "" {
-		who = u.RawQuery + "&" + who
-	}
-	u.RawQuery, u.Fragment = who, ""
-	d := &interceptor.Direct{Method: http.MethodGet, URL: u.String(), Body: a.body, Header: a.jsonHeaders()}
+	full := base + separator + "branch_id=" + url.QueryEscape(a.branch) + "&gid=" + url.QueryEscape(a.gid) +
+		"&op=" + url.QueryEscape(a.op) + "&trans_type=" + url.QueryEscape(a.transType)
+	d := &interceptor.Direct{Method: http.MethodGet, URL: full, Body: a.body, Header: a.jsonHeaders()}
 	if len(a.body) > 0 || a.transType == typeXA {
 		d.Method = http.MethodPost
 	}
-	return d, nil
+	return d
 }
 
 func (a asked) jsonHeaders() http.Header {
@@ -217,12 +246,18 @@ func readJSONRPC(body []byte) (txn.Outcome, string) {
 		return txn.Unknown, "answer is no JSON-RPC: " + err.Error()
 	case r.Error == nil:
 		return txn.OK, ""
-	case r.Error.Code == rpcFailure:
-		return txn.Refused, clip(string(r.Error.Message))
-	case r.Error.Code == rpcOngoing:
-		return txn.Pending, clip(string(r.Error.Message))
+	}
+	message := clip(string(r.Error.Message))
+	if text := ""; json.Unmarshal(r.Error.Message, &text) == nil {
+		message = clip(text)
+	}
+	switch r.Error.Code {
+	case rpcFailure:
+		return txn.Refused, message
+	case rpcOngoing:
+		return txn.Pending, message
 	default:
-		return txn.Unknown, fmt.Sprintf("error %d: %s", r.Error.Code, clip(string(r.Error.Message)))
+		return txn.Unknown, fmt.Sprintf("error %d: %s", r.Error.Code, message)
 	}
 }
 

@@ -37,7 +37,7 @@ func (s *Service) hastenMany(ctx context.Context, after time.Duration, limit int
 			out.HasRemaining = true
 			return out, nil
 		}
-		if _, err := s.Engine.Do(ctx, t.ID, txn.Hasten{}); err != nil {
+		if err := s.nudge(ctx, &st); err != nil {
 			return nil, err
 		}
 		out.Succeeded++
@@ -45,10 +45,21 @@ func (s *Service) hastenMany(ctx context.Context, after time.Duration, limit int
 	return out, nil
 }
 
+// nudge makes due now whatever a transaction waits for, but a decision that its initiator may still bring: only a workflow
+// is called before its time, because that harms nobody.
+func (s *Service) nudge(ctx context.Context, st *txn.State) error {
+	var e txn.Event = txn.Hasten{}
+	if st.Spec.Mode == txn.Workflow && st.Phase == txn.Open && st.Expires.After(s.Now()) {
+		e = txn.Extend{Timeout: time.Millisecond}
+	}
+	_, err := s.Engine.Do(ctx, st.Spec.ID, e)
+	return err
+}
+
 // waitsBeyond reports whether the next try of anything is planned for later.
 func waitsBeyond(st *txn.State, at time.Time) bool {
 	late := func(o *txn.OpState) bool { return o.Outcome == txn.None && !o.Halted && o.Until.After(at) }
-	if late(&st.Asked) {
+	if late(&st.Asked) || st.Spec.Mode == txn.Workflow && st.Phase == txn.Open && st.Expires.After(at) {
 		return true
 	}
 	for i := range st.Branches {

@@ -78,6 +78,7 @@ type Service struct {
 	sagas   preparedSagas
 	alerts  *alerter
 	metrics *metrics
+	notes   notes
 }
 
 // New returns the door. Close it to end its goroutine.

@@ -56,6 +56,8 @@ func grpcError(err error) error {
 		code = codes.InvalidArgument
 	case f.status == http.StatusNotFound:
 		code = codes.NotFound
+	case f.status == http.StatusConflict:
+		code = codes.AlreadyExists
 	case f.status == http.StatusServiceUnavailable:
 		code = codes.Unavailable
 	}

@@ -3,6 +3,7 @@ package dtm
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"runtime/debug"
@@ -139,6 +140,15 @@ func (s *Service) writeFault(r *fasthttp.RequestCtx, err error) {
 	write(r, f.status, faultBody{f.word, f.message})
 }
 
+// Unreadable answers a request that never reached the Handler: it is larger than BodyMax, or no HTTP.
+func (s *Service) Unreadable(r *fasthttp.RequestCtx, err error) {
+	f := fault{status: http.StatusBadRequest, message: "request: " + err.Error()}
+	if errors.Is(err, fasthttp.ErrBodyTooLarge) {
+		f = fault{status: http.StatusRequestEntityTooLarge, message: fmt.Sprintf("body: at most %d bytes, max-body", s.BodyMax)}
+	}
+	write(r, f.status, faultBody{Message: f.message})
+}
+
 func write(r *fasthttp.RequestCtx, status int, v any) {
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -178,6 +188,9 @@ func parseBranch(body []byte) (branchRequest, error) {
 	b := branchRequest{}
 	if err := json.Unmarshal(body, &b); err != nil {
 		return nil, invalid("body: %v; all values are strings", err)
+	}
+	if b == nil {
+		return nil, invalid("body: null; want an object")
 	}
 	b["gid"] = cleanGID(b["gid"])
 	return b, nil

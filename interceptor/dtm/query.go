@@ -122,7 +122,9 @@ func (s *Service) transactionView(b *story) *transactionView {
 	}
 	v.OptionsText = optionsText(n)
 	v.QueryPrepared = string(st.Spec.Ask)
-	v.Steps, v.Payloads = steps(st, n)
+	if v.Type == typeSaga || v.Type == typeMsg {
+		v.Steps, v.Payloads = steps(st, n)
+	}
 	switch v.Status {
 	case statusSucceed:
 		v.FinishTime = when(b.finished)

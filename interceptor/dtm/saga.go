@@ -93,6 +93,12 @@ func (s *Service) preparedSaga(ctx context.Context, gid string) (*preparedSaga, 
 	if err := json.Unmarshal(row, &p); err != nil {
 		return nil, err
 	}
+	switch st, err := s.known(ctx, gid); {
+	case err != nil:
+		return nil, err
+	case st != nil: // it was submitted, and a crash kept the row
+		return nil, s.dropPrepared(ctx, gid)
+	}
 	return &p, nil
 }
 
@@ -106,7 +112,7 @@ func (s *Service) takePrepared(ctx context.Context, t *transaction) error {
 }
 
 func (s *Service) dropPrepared(ctx context.Context, gid string) error {
-	if p, err := s.preparedSaga(ctx, gid); err != nil || p == nil {
+	if there, err := s.sagas.has(ctx, s.Rows, gid, nil); err != nil || !there {
 		return err
 	}
 	if err := s.Rows.Put(ctx, preparedPrefix+gid, nil); err != nil {

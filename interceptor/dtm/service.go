@@ -1,6 +1,7 @@
 package dtm
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -35,9 +36,21 @@ func wrongType(st *txn.State, wanted string) error {
 	return nil
 }
 
+// check refuses what nobody could carry out, and another type than that of a saga that was prepared.
+func (s *Service) check(ctx context.Context, t *transaction) error {
+	if err := t.check(); err != nil {
+		return err
+	}
+	p, err := s.preparedSaga(ctx, t.GID)
+	if err == nil && p != nil && t.Type != typeSaga {
+		err = failure("gid %q is a saga, not a %s", t.GID, t.Type)
+	}
+	return err
+}
+
 // prepare opens a transaction that its initiator will submit or abort. A repeat has no effect.
 func (s *Service) prepare(ctx context.Context, t *transaction) error {
-	if err := t.check(); err != nil {
+	if err := s.check(ctx, t); err != nil {
 		return err
 	}
 	spec, err := s.spec(ctx, t)
@@ -68,7 +81,7 @@ func (s *Service) prepare(ctx context.Context, t *transaction) error {
 
 // submit lets a transaction go on: a saga and what was not prepared begins with it.
 func (s *Service) submit(ctx context.Context, t *transaction) error {
-	if err := t.check(); err != nil {
+	if err := s.check(ctx, t); err != nil {
 		return err
 	}
 	var st txn.State
@@ -84,7 +97,7 @@ func (s *Service) submit(ctx context.Context, t *transaction) error {
 	if err != nil {
 		return err
 	}
-	if st.Decided() && !st.Commit {
+	if st.Decided() && !st.Commit || st.Phase == txn.Ceased {
 		if st.Phase.Done() && t.Type == typeSaga && t.WaitResult {
 			return failure("%s", s.reason(&st))
 		}
@@ -108,7 +121,14 @@ func (s *Service) submitSaga(ctx context.Context, t *transaction) (txn.State, er
 	}
 	st, err := s.Engine.Do(ctx, spec.ID, txn.Begin{Spec: spec})
 	if errors.Is(err, txn.ErrConflict) {
-		return st, s.differs(ctx, t)
+		old, err := s.known(ctx, t.GID)
+		switch {
+		case err != nil:
+			return txn.State{}, err
+		case len(t.Steps) > 0 || wrongType(old, t.Type) != nil:
+			return txn.State{}, differs(old, t)
+		}
+		return *old, nil // it lists nothing: what was prepared, once more
 	}
 	if err == nil {
 		err = s.dropPrepared(ctx, t.GID)
@@ -116,12 +136,8 @@ func (s *Service) submitSaga(ctx context.Context, t *transaction) (txn.State, er
 	return st, err
 }
 
-// differs explains a submit whose gid is taken.
-func (s *Service) differs(ctx context.Context, t *transaction) error {
-	old, err := s.known(ctx, t.GID)
-	if err != nil {
-		return err
-	}
+// differs explains why a submit is refused whose gid is taken.
+func differs(old *txn.State, t *transaction) error {
 	if err := wrongType(old, t.Type); err != nil {
 		return err
 	}
@@ -130,7 +146,11 @@ func (s *Service) differs(ctx context.Context, t *transaction) error {
 
 // submitPrepared commits a tcc, xa or msg. Without prepare it begins and commits in one step.
 func (s *Service) submitPrepared(ctx context.Context, t *transaction) (txn.State, error) {
-	if t.Type == typeMsg { // mostly equal to what was prepared, or not prepared: one step does both
+	delay, err := t.delay(nil, s.Now())
+	if err != nil {
+		return txn.State{}, err
+	}
+	if t.Type == typeMsg && delay == 0 { // mostly equal to what was prepared, or not prepared: one step does both
 		st, err := s.beginCommitted(ctx, t)
 		if !errors.Is(err, txn.ErrConflict) && !errors.Is(err, txn.ErrDecided) {
 			return st, err
@@ -147,13 +167,36 @@ func (s *Service) submitPrepared(ctx context.Context, t *transaction) (txn.State
 		return txn.State{}, err
 	}
 	if old.Decided() {
-		return *old, nil
+		if old.Commit && !sameSteps(old, t) {
+			err = differs(old, t)
+		}
+		return *old, err
 	}
-	delay, err := t.delay(old, s.Now())
-	if err != nil {
+	if delay, err = t.delay(old, s.Now()); err != nil {
 		return txn.State{}, err
 	}
 	return s.Engine.Do(ctx, old.Spec.ID, txn.Decide{Commit: true, Delay: delay})
+}
+
+// sameSteps reports whether a message sends what a repeated submit lists. One that lists nothing means what was prepared.
+func sameSteps(st *txn.State, t *transaction) bool {
+	if t.Type != typeMsg || len(t.Steps) == 0 {
+		return true
+	}
+	n, err := decodeNote(st.Spec.Note)
+	if err != nil {
+		return false
+	}
+	was, payloads := steps(st, &n)
+	if len(was) != len(t.Steps) {
+		return false
+	}
+	for i, step := range t.Steps {
+		if step[opAction] != was[i][opAction] || payloads != nil && payloads[i] != string(t.payload(i)) {
+			return false
+		}
+	}
+	return true
 }
 
 func (s *Service) beginCommitted(ctx context.Context, t *transaction) (txn.State, error) {
@@ -188,7 +231,7 @@ func (s *Service) submitWorkflow(ctx context.Context, t *transaction) (txn.State
 	default:
 		return txn.State{}, invalid("req_extra: status %q: want succeed or failed", word)
 	}
-	if old.Decided() && old.Commit != d.Commit {
+	if old.Decided() && (old.Commit != d.Commit || !bytes.Equal(old.Answer, d.Answer)) {
 		return txn.State{}, refusal(old, "sumbmit")
 	}
 	return s.Engine.Do(ctx, old.Spec.ID, d)
@@ -198,6 +241,12 @@ func (s *Service) submitWorkflow(ctx context.Context, t *transaction) (txn.State
 func (s *Service) abort(ctx context.Context, t *transaction) error {
 	if err := checkGID(t.GID); err != nil {
 		return err
+	}
+	switch p, err := s.preparedSaga(ctx, t.GID); {
+	case err != nil:
+		return err
+	case p != nil:
+		return failure("current status '%s', cannot abort a saga: forceStop ends it", statusPrepared)
 	}
 	st, err := s.known(ctx, t.GID)
 	switch {
@@ -228,7 +277,7 @@ func (s *Service) abort(ctx context.Context, t *transaction) error {
 
 // prepareWorkflow opens a workflow, or finds it as it is, with all that it has recorded.
 func (s *Service) prepareWorkflow(ctx context.Context, t *transaction) (*txn.State, error) {
-	if err := t.check(); err != nil {
+	if err := s.check(ctx, t); err != nil {
 		return nil, err
 	}
 	if t.Type != typeWorkflow {
@@ -330,8 +379,7 @@ func (s *Service) hasten(ctx context.Context, gid string) error {
 	if err != nil {
 		return err
 	}
-	_, err = s.Engine.Do(ctx, st.Spec.ID, txn.Hasten{})
-	return err
+	return s.nudge(ctx, st)
 }
 
 func (s *Service) mustKnow(ctx context.Context, gid string) (*txn.State, error) {
@@ -362,7 +410,7 @@ func (s *Service) waitResult(ctx context.Context, st *txn.State) error {
 	switch {
 	case now.Phase == txn.Committed:
 		return nil
-	case now.Phase.Done() && now.Spec.Mode != txn.Saga && now.Spec.Mode != txn.SagaGraph:
+	case now.Phase == txn.Aborted && !now.Spec.Plan.Drives:
 		return nil // rolled back as the initiator wished
 	case now.Phase.Done(), now.Decided() && !now.Commit && now.Spec.Plan.Drives:
 		return failure("%s", s.reason(&now))
@@ -381,7 +429,7 @@ func halting(st *txn.State) string {
 	}
 	for i := range st.Branches {
 		if o := &st.Branches[i].Known[op]; o.Outcome == txn.None && (o.Attempt > 0 || o.Halted) {
-			return fmt.Sprintf("branch %s %s: %s", st.Branches[i].ID, op, o.Cause)
+			return fmt.Sprintf("branch %s %s: %s", st.Branches[i].ID, wordOf(typeOf(st.Spec.Mode), op), o.Cause)
 		}
 	}
 	if !st.Due.IsZero() {

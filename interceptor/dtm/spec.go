@@ -72,7 +72,11 @@ func (s *Service) spec(ctx context.Context, t *transaction) (txn.Spec, error) {
 	if t.Type == typeSaga && custom.Concurrent {
 		mode = txn.SagaGraph
 	}
-	n := note{Protocol: t.Protocol, CustomData: t.CustomData, Options: t.options, Concurrent: t.Concurrent}
+	protocol := t.Protocol
+	if protocol == protocolHTTP {
+		protocol = "" // one way to say it, so that a request equals another one
+	}
+	n := note{Protocol: protocol, CustomData: t.CustomData, Options: t.options, Concurrent: t.Concurrent}
 	spec := txn.Spec{ID: txn.ID(t.GID), Mode: mode, Plan: plan(t, mode), Name: Name, Door: Name}
 	switch t.Type {
 	case typeSaga:
@@ -93,12 +97,16 @@ func (s *Service) spec(ctx context.Context, t *transaction) (txn.Spec, error) {
 	return spec, nil
 }
 
-// timeout is the time to the decision: of a saga only if the client says so, of a workflow until it is called again.
+// timeout is the time to the decision: of a saga only if the client says so, of a workflow until it is called again. One that
+// cannot be called waits for its client for ever.
 func (s *Service) timeout(t *transaction) time.Duration {
 	switch t.Type {
 	case typeSaga:
 		return seconds(t.TimeoutToFail, 0)
 	case typeWorkflow:
+		if t.QueryPrepared == "" {
+			return 0
+		}
 		return seconds(t.RetryInterval, s.Defaults.ResumeAfter)
 	default:
 		return seconds(t.TimeoutToFail, s.Defaults.TimeoutToFail)

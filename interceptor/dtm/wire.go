@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/net/http/httpguts"
+
 	"txmesh/txn"
 )
 
@@ -216,10 +218,37 @@ func (t *transaction) check() error {
 			return invalid("%s %d: want 0 to %d", f.name, f.v, secondsMax)
 		}
 	}
+	if err := t.checkHeaders(); err != nil {
+		return err
+	}
 	if t.Type == typeSaga || t.Type == typeMsg {
 		return t.checkSteps()
 	}
 	return nil
+}
+
+// checkHeaders refuses what no call could carry: it would be repeated for ever. Metadata of gRPC, in which the gid travels too,
+// is printable ASCII.
+func (t *transaction) checkHeaders() error {
+	for name, value := range t.BranchHeaders {
+		if !httpguts.ValidHeaderFieldName(name) || !httpguts.ValidHeaderFieldValue(value) {
+			return invalid("branch_headers: %q: %q is no header", name, value)
+		}
+		if t.Protocol == protocolGRPC && (strings.Trim(strings.ToLower(name), metadataName) != "" || !printable(value)) {
+			return invalid("branch_headers: %q: %q is no metadata of gRPC: want printable ASCII", name, value)
+		}
+	}
+	if t.Protocol == protocolGRPC && !printable(t.GID) {
+		return invalid("gid %q cannot be metadata of gRPC: want printable ASCII", t.GID)
+	}
+	return nil
+}
+
+// metadataName is what names of gRPC metadata are made of.
+const metadataName = "0123456789abcdefghijklmnopqrstuvwxyz-_."
+
+func printable(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' })
 }
 
 func (t *transaction) checkSteps() error {

@@ -93,7 +93,7 @@ func checkError(t *testing.T, err, want error) {
 		t.Errorf("error = %v, want %v", err, want)
 	}
 	for _, known := range []error{ErrFailure, ErrOngoing} {
-		if is := errors.Is(err, known); is != (want == known) {
+		if is := errors.Is(err, known); is != errors.Is(want, known) {
 			t.Errorf("error %v is %v: %v", err, known, is)
 		}
 	}

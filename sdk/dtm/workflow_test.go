@@ -118,7 +118,9 @@ func TestWorkflowCallsServicesAsItsBranch(t *testing.T) {
 	services := newRecorder(t)
 	services.answer = func(string) (int, string) { return 200, `{"room":7}` }
 	w := runner(t, m, func(ctx context.Context, wf *Workflow, _ []byte) ([]byte, error) {
-		return wf.NewBranch().Do(ctx, func(ctx context.Context, b Branch) ([]byte, error) { return b.Post(ctx, services.URL+"/hotel", transfer()) })
+		return wf.NewBranch().Do(ctx, func(ctx context.Context, b Branch) ([]byte, error) {
+			return b.Post(ctx, services.URL+"/hotel", transfer())
+		})
 	})
 	got, err := w.Execute(t.Context(), "trip", "g1", nil)
 	if err != nil || string(got) != `{"room":7}` {

@@ -47,10 +47,15 @@ type Options struct {
 	Token          string
 	Ready          func() []string
 	Metrics        http.Handler
+	TakeOver       TakeOver // nil: no door for clients of DTM is open
 	CommitWait     time.Duration
 	TimeoutDefault time.Duration
 	Log            *slog.Logger
 }
+
+// TakeOver begins here what another server has begun, which body describes, or only says what a takeover would do. The
+// answer is JSON; an error that wraps interceptor.ErrRefused says why the transaction must stay there.
+type TakeOver func(ctx context.Context, body []byte, dryRun bool) (json.RawMessage, error)
 
 // bodyMax bounds what a client of the API may send.
 const bodyMax = 1 << 20
@@ -103,6 +108,7 @@ func (s *Server) routes() []route {
 		{"POST /v1/transactions/{id}/hasten", true, s.hasten},
 		{"POST /v1/transactions/{id}/stop", true, s.stop},
 		{"POST /v1/transactions/{id}/branches/{branch}/{op}/{act}", true, s.force},
+		{"POST /v1/takeovers/dtm", true, s.takeOver},
 	}
 }
 

@@ -65,6 +65,7 @@ func newFixtureCalling(t *testing.T, caller engine.Caller) *fixture {
 	s := New(Options{Engine: f.engine, Journal: store, Keys: f.keys, Token: token, Ready: func() []string { return f.ready },
 		NewID:      func() txn.ID { f.ids++; return txn.ID(fmt.Sprintf("OWNER.%d", f.ids)) },
 		Metrics:    http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "some 1") }),
+		TakeOver:   takeOverOf,
 		CommitWait: 10 * time.Millisecond, TimeoutDefault: time.Minute, Log: slog.New(slog.DiscardHandler)})
 	f.mux = s.mux
 	server := httptest.NewServer(s)
@@ -426,6 +427,7 @@ func everyStatus(t *testing.T) map[string]bool {
 	f.do("POST", "/v1/transactions/"+stuck+"/commit", "")
 	f.do("POST", "/v1/transactions/NONE/commit", "")
 	f.do("POST", "/v1/transactions/NONE/abort", "")
+	everyStatusOfTakeovers(f)
 	driven := everyStatusOfDriven(f)
 	if err := f.engine.Close(); err != nil {
 		t.Error(err)
@@ -444,6 +446,7 @@ func everyStatus(t *testing.T) map[string]bool {
 	f.url = blind.URL
 	f.do("GET", "/v1/transactions", "")
 	f.do("GET", "/v1/transactions/"+open, "")
+	f.do("POST", takeovers, "{}") // and without a door
 	return f.seen
 }
 

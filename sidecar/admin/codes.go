@@ -35,6 +35,7 @@ const (
 	codeMode         = "TXM0314"
 	codeRepeated     = "TXM0315"
 	codeBranches     = "TXM0316"
+	codeForeign      = "TXM0317"
 )
 
 // Codes returns the table, in the order of the numbers.
@@ -57,6 +58,7 @@ func Codes() []Code {
 		{codeMode, 409, "the mode of this transaction has no such act", "see docs/guide/modes.md for what each mode takes"},
 		{codeRepeated, 422, "repeated with other content", "repeat the first request byte for byte, or use a new key or id"},
 		{codeBranches, 409, "transaction has too many branches", "begin another one, or raise max-branches"},
+		{codeForeign, 409, "transaction of another server cannot be taken over", "let it end where it is; see docs/guide/migrate-dtm.md"},
 	}
 }
 

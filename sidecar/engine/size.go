@@ -28,6 +28,12 @@ func (l Limits) fits(id txn.ID, e txn.Event) error {
 		for i := range s.Branches {
 			n += branchBytes(&s.Branches[i])
 		}
+		for _, k := range e.Known {
+			n += len(k.Result) + len(k.Cause)
+		}
+		if e.Decide != nil {
+			n += len(e.Decide.Reason) + len(e.Decide.Answer)
+		}
 	case txn.Enlist:
 		n = branchBytes(&e.Branch) + len(e.Result)
 	case txn.Returned:

@@ -35,20 +35,6 @@ type transport struct {
 	conns  map[*tracked]struct{}
 }
 
-// tracked is a connection that close can break off.
-type tracked struct {
-	net.Conn
-	t *transport
-}
-
-// Close implements net.Conn.
-func (c *tracked) Close() error {
-	c.t.connMu.Lock()
-	delete(c.t.conns, c)
-	c.t.connMu.Unlock()
-	return c.Conn.Close()
-}
-
 func newTransport(allowLinkLocal bool, bodyMax int) *transport {
 	d := &net.Dialer{Timeout: dialMax}
 	if !allowLinkLocal {
@@ -62,7 +48,7 @@ func (t *transport) open(address string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &tracked{conn, t}
+	c := &tracked{Conn: conn, t: t}
 	t.connMu.Lock()
 	defer t.connMu.Unlock()
 	t.conns[c] = struct{}{}
@@ -131,7 +117,7 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	res, done := fasthttp.AcquireResponse(), make(chan error, 1)
 	host := t.host(r.URL.Scheme, r.URL.Host)
-	go func() { done <- host.DoDeadline(req, res, deadline) }()
+	go func() { done <- do(host, req, res, deadline) }()
 	select {
 	case err = <-done:
 	case <-ctx.Done():
@@ -167,10 +153,20 @@ func (t *transport) exchange(ctx context.Context, u *url.URL, d *interceptor.Dir
 	if !bounded {
 		deadline = time.Now().Add(time.Minute)
 	}
-	if err := t.host(u.Scheme, withPort(u)).DoDeadline(req, res, deadline); err != nil {
+	if err := do(t.host(u.Scheme, withPort(u)), req, res, deadline); err != nil {
 		return nil, t.explain(err, res, bounded)
 	}
 	return &interceptor.Reply{Status: res.StatusCode(), Header: headerOf(res), Body: bytes.Clone(res.Body())}, nil
+}
+
+// do makes one exchange, on a kept connection that is still good or on a new one.
+func do(h *fasthttp.HostClient, req *fasthttp.Request, res *fasthttp.Response, deadline time.Time) error {
+	for {
+		// Each try takes another connection out of the pool, so this ends.
+		if err := h.DoDeadline(req, res, deadline); !errors.Is(err, errStale) {
+			return err
+		}
+	}
 }
 
 // explain gives errors of fasthttp the words of this package.

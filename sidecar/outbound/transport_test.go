@@ -58,3 +58,30 @@ func TestCancelledCallReturnsAtOnce(t *testing.T) {
 		t.Errorf("a cancelled call returned %v after %v", err, time.Since(start))
 	}
 }
+
+// The server closes kept connections after each answer, without a word: no request is written to one, and none fails.
+func TestClosedConnectionTakesNoRequest(t *testing.T) {
+	var seen atomic.Int32
+	closed := make(chan struct{}, 10)
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { seen.Add(1) }))
+	srv.Config.IdleTimeout = idleMin / 2
+	srv.Config.ConnState = func(_ net.Conn, s http.ConnState) {
+		if s == http.StateClosed {
+			closed <- struct{}{}
+		}
+	}
+	srv.Start()
+	defer srv.Close()
+	app := NewApp(srv.Listener.Addr().String(), 1000)
+	defer app.Close()
+	for n := range 4 {
+		if _, err := app.Send(context.Background(), &interceptor.Outgoing{Method: "POST", Path: "/x"}); err != nil {
+			t.Fatalf("request %d: %v", n, err)
+		}
+		<-closed
+		time.Sleep(2 * idleMin) // longer than what counts as fresh
+	}
+	if n := seen.Load(); n != 4 {
+		t.Errorf("the service saw %d requests, want 4", n)
+	}
+}

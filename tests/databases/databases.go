@@ -204,8 +204,13 @@ func (db *server) stop() {
 		_ = syscall.Kill(-db.cmd.Process.Pid, syscall.SIGKILL) // it may have ended already
 		<-db.exited
 	}
-	if db.dir != "" {
-		_ = os.RemoveAll(db.dir) // it is in the folder for temporary files
+	// The children of PostgreSQL have groups of their own. They end when they miss their parent, and may write until then.
+	const tries, pause = 100, 20 * time.Millisecond
+	for range tries {
+		if db.dir == "" || os.RemoveAll(db.dir) == nil {
+			return
+		}
+		time.Sleep(pause)
 	}
 }
 
@@ -238,7 +243,7 @@ func credential() (*syscall.Credential, error) {
 }
 
 func command(args []string, dir string) *exec.Cmd {
-	c := exec.Command(args[0], args[1:]...)
+	c := exec.CommandContext(context.Background(), args[0], args[1:]...) // it lives until stop
 	c.Dir = dir
 	c.Env = append(os.Environ(), "HOME="+dir, "TMPDIR="+dir, "LC_ALL=C")
 	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
@@ -265,7 +270,9 @@ func mariaDB() kind {
 			return []string{bin[0], "--no-defaults", "--datadir=" + dir + "/data", "--bind-address=127.0.0.1", "--port=" + port, "--socket=" + dir + "/socket",
 				"--pid-file=" + dir + "/pid", "--skip-log-bin", "--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=32M"}
 		},
-		ping: func(ctx context.Context, address string) error { return ping(ctx, "mysql", "root@tcp("+address+")/test") },
+		ping: func(ctx context.Context, address string) error {
+			return ping(ctx, "mysql", "root@tcp("+address+")/test")
+		},
 	}
 }
 

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"txmesh/tests/databases"
 )
 
 // process is a child that says on its first line of output, in JSON, that it is ready. The rest goes to its log. It is
@@ -159,6 +161,9 @@ var build = sync.OnceValues(func() (binaries, error) {
 	return binaries{dir}, nil
 })
 
+// servers are the databases of the tests that need one.
+var servers databases.Set
+
 // binEnv names the directory of what is built.
 const binEnv = "E2E_BIN"
 
@@ -171,6 +176,7 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	code := m.Run()
+	servers.Close()
 	if err := os.RemoveAll(dir); err != nil {
 		panic(err)
 	}

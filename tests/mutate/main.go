@@ -1,7 +1,7 @@
 // Command mutate breaks the code in known ways and wants the tests to name the law that each break violates. A break
 // is one small replacement in one file; the compiler sees it through an overlay, so nothing in the tree changes. It
-// writes no test and judges nothing itself: the simulation does, and for the driver's goroutines the engine's own
-// tests. The list is in mutations.go; start at run.
+// writes no test and judges nothing itself: the simulation does, for the driver's goroutines the engine's own tests, and
+// for a door those of its wire. The list is in mutations.go; start at run.
 package main
 
 import (
@@ -190,10 +190,13 @@ func (m mutation) judge(root, dir string, seeds int) (verdict, error) {
 }
 
 func (m mutation) judgedBy() string {
-	if m.tests != "" {
+	switch {
+	case m.tests == "":
+		return "./tests/sim"
+	case m.by == "":
 		return "./sidecar/engine"
 	}
-	return "./tests/sim"
+	return m.by
 }
 
 func (m mutation) args(seeds int) []string {

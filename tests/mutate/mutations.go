@@ -7,14 +7,16 @@ type mutation struct {
 	file  string
 	old   string // is in the file exactly once
 	now   string
-	tests string // of package engine, by name; empty: the simulation judges
+	tests string // of package by, by name; empty: the simulation judges
+	by    string // whose tests judge; empty: package engine
 	quick bool   // is in the short list
 }
 
-// mutations are all of them: the core, the barrier, the Gate, the relay, the shard and the driver around it.
+// mutations are all of them: the core, the barrier, the Gate, the relay, the shard and the driver around it, the door for clients
+// of DTM.
 func mutations() []mutation {
 	var all []mutation
-	for _, list := range [][]mutation{ofCore(), ofOrder(), ofBarrier(), ofGate(), ofRelay(), ofEngine()} {
+	for _, list := range [][]mutation{ofCore(), ofOrder(), ofBarrier(), ofGate(), ofRelay(), ofEngine(), ofDTM()} {
 		all = append(all, list...)
 	}
 	return all
@@ -187,4 +189,45 @@ func ofEngine() []mutation {
 		{name: "a call that hangs is never answered", law: "L6", file: call, tests: "TestL6",
 			old: "		answer(txn.Unknown, nil, fmt.Sprintf(\"no answer within %v\", timeout))", now: "		_ = fmt.Sprint"},
 	}
+}
+
+// ofDTM breaks the door for clients of DTM. The law is the file of tests/wire that shows the rule.
+func ofDTM() []mutation {
+	const service, calls, spec, wire, keys = "interceptor/dtm/service.go", "interceptor/dtm/calls.go", "interceptor/dtm/spec.go",
+		"interceptor/dtm/wire.go", "txlog/badger/keys.go"
+	list := []mutation{
+		{name: "a submit that is repeated loses the confirms", law: "1.4-outcomes", file: service, quick: true,
+			old: "		return *old, err\n	}\n", now: "		return s.Engine.Do(ctx, old.Spec.ID, txn.Stop{})\n	}\n"},
+		{name: "what was stopped by force may be submitted", law: "1.4-outcomes", file: service,
+			old: " || st.Phase == txn.Ceased {", now: " {"},
+		{name: "gids that begin alike share their rows", law: "5.2-tcc", file: keys,
+			old: "	k = binary.BigEndian.AppendUint16(k, uint16(len(id)))\n	k = append(k, id...)\n	return binary",
+			now: "	k = binary.BigEndian.AppendUint16(k, 7)\n	k = append(k, id[:min(len(id), 7)]...)\n	return binary"},
+		{name: "an answer ONGOING is success", law: "4.2-http", file: calls, quick: true,
+			old: "bytes.Contains(body, []byte(wordOngoing)):\n		return txn.Pending,", now: "bytes.Contains(body, []byte(wordOngoing)):\n		return txn.OK,"},
+		{name: "an answer FAILURE with 200 is success", law: "4.2-http", file: calls,
+			old: "a.Reply.Status == http.StatusConflict || bytes.Contains(body, []byte(wordFailure)):", now: "a.Reply.Status == http.StatusConflict:"},
+		{name: "a refusal of JSON-RPC is an error", law: "4.3-json-rpc", file: calls,
+			old: "	case rpcFailure:\n		return txn.Refused, message", now: "	case rpcFailure:\n		return txn.Unknown, message"},
+		{name: "Aborted with ONGOING is a failure", law: "4.4-grpc", file: calls,
+			old: "a.Code == grpcAborted && a.Message == wordOngoing:", now: "a.Code == grpcAborted && a.Message == wordSuccess:"},
+		{name: "a workflow is decided by what it answers when it is resumed", law: "5.5-workflow", file: calls,
+			old: "(out == txn.OK || out == txn.Refused) {", now: "(out == txn.OK && out == txn.Refused) {"},
+		{name: "a workflow that cannot be called times out", law: "5.5-workflow", file: spec,
+			old: "		if t.QueryPrepared == \"\" {\n			return 0\n		}\n", now: ""},
+		{name: "a delay counts from the submit", law: "5.4-msg", file: spec,
+			old: "		d -= now.Sub(st.Expires.Add(-st.Spec.Timeout))\n", now: "		_ = now\n"},
+		{name: "confirms run forwards", law: "5.2-tcc", file: wire,
+			old: "p.Chain, p.Backward = true, true", now: "p.Chain, p.Backward = true, false"},
+		{name: "the first try counts as a repeat", law: "5.1-saga", file: wire,
+			old: "p.ForwardLimit = int(t.RetryLimit) + 1", now: "p.ForwardLimit = int(t.RetryLimit)"},
+		{name: "whoever waits is told that the stopped is done", law: "5.7-wait", file: service,
+			old: "case now.Phase == txn.Aborted && !now.Spec.Plan.Drives:", now: "case now.Phase.Done() && !now.Spec.Plan.Drives:"},
+		{name: "a prepared saga leaves its gid to others", law: "1.4-outcomes", file: service,
+			old: "err == nil && p != nil && t.Type != typeSaga {", now: "err == nil && p != nil && t.Type == \"\" {"},
+	}
+	for i := range list {
+		list[i].by, list[i].tests = "./tests/wire", "TestTables/"+list[i].law
+	}
+	return list
 }

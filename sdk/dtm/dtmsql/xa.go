@@ -167,8 +167,10 @@ func (d Database) xid(b dtm.Branch) (xid, error) {
 			return xid{}, fmt.Errorf("xid %q: must have at most %d bytes and no backslash; choose another gid", name, bytesMax)
 		}
 		quoted := "'" + strings.ReplaceAll(name, "'", "''") + "'"
+		// In a transaction that a failed statement has broken, prepare rolls back and is no error; a select is one.
+		prepare := []string{"select 1", "prepare transaction " + quoted}
 		return xid{
-			dialect: Postgres, begin: "begin", prepare: []string{"prepare transaction " + quoted}, abort: []string{"rollback"},
+			dialect: Postgres, begin: "begin", prepare: prepare, abort: []string{"rollback"},
 			commit: "commit prepared " + quoted, rollback: "rollback prepared " + quoted,
 		}, nil
 	}

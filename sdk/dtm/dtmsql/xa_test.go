@@ -239,24 +239,45 @@ func TestXALeavesNothingOfWhatFailed(t *testing.T) {
 	}
 }
 
+// PostgreSQL rolls a broken transaction back when it is told to prepare it, and calls that a success.
+func TestXANeverPreparesWhatIsBroken(t *testing.T) {
+	each(t, func(t *testing.T, d Database) {
+		if d.Dialect == MySQL {
+			t.Skip("a statement that fails does not break a transaction of MySQL")
+		}
+		door := newRegistrar(t)
+		a, gid := newAccount(t, d), newGID()
+		err := d.HandleXA(t.Context(), door.branch(gid, "action"), func(ctx context.Context, conn *sql.Conn) error {
+			_, err := conn.ExecContext(ctx, "select nothing from nowhere")
+			if err == nil {
+				t.Error("the statement was to fail")
+			}
+			return nil // do does not look at it
+		})
+		if err == nil {
+			t.Error("success")
+		}
+		a.has(t, 100, 0)
+	})
+}
+
 // A rollback comes while the action works. It waits, gives up when the action has prepared, and ends it when repeated.
 func TestXARollbackMeetsAnActionUnderWay(t *testing.T) {
 	each(t, func(t *testing.T, d Database) {
 		door := newRegistrar(t)
 		a, gid := newAccount(t, d), newGID()
 		rolled := make(chan error, 1)
+		rollback, giveUp := context.WithCancel(t.Context())
+		defer giveUp()
 		err := d.HandleXA(t.Context(), door.branch(gid, "action"), func(ctx context.Context, conn *sql.Conn) error {
-			go func() {
-				ctx, stop := context.WithTimeout(t.Context(), time.Second)
-				defer stop()
-				rolled <- a.handle(ctx, door.branch(gid, "rollback"), 0)
-			}()
+			go func() { rolled <- a.handle(rollback, door.branch(gid, "rollback"), 0) }()
 			waitForLock(t, d)
 			return a.add(ctx, conn, -30)
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
+		giveUp()
 		if err := <-rolled; err == nil {
 			t.Error("rolled back while the action was preparing: success")
 		}
