@@ -107,13 +107,16 @@ func newChaos(t *testing.T) *chaos {
 	c.client = client{door: "http://" + ports[0] + "/api/dtmsvr", bank: "http://" + ports[3],
 		transport: &http.Transport{MaxIdleConnsPerHost: c.clients}}
 	c.sidecar = &process{path: dir + "/txmesh-sidecar", log: dir + "/sidecar.log", args: []string{"--dtm", ports[0], "--api", ports[1],
-		"--peer", ports[2], "--data-dir", c.dataDir, "--dtm-retry-interval", "100ms", "--dtm-retry-max", "1s", "--dtm-resume-after", "1s", "--log-level", "warn"}}
+		"--peer", ports[2], "--data-dir", c.dataDir, "--dtm-retry-interval", "100ms", "--dtm-retry-max", "1s",
+		"--dtm-resume-after", "1s", "--log-level", "warn"}}
 	c.bank = &process{path: dir + "/bank", log: dir + "/bank.log", args: []string{"--listen", ports[3], "--door", c.client.door,
 		"--mariadb", mariaDSN, "--postgres", postgresDSN, "--delay-max", delayMax.String()}}
 	for _, p := range []*process{c.bank, c.sidecar} {
 		must(t, p.start())
 		t.Cleanup(func() {
-			p.kill()
+			if err := p.kill(); err != nil {
+				t.Error(err)
+			}
 			if t.Failed() {
 				t.Logf("%s says at last:\n%s", p.path, p.tail())
 			}
@@ -194,8 +197,7 @@ func (c *chaos) kill() error {
 		case n < 7:
 			err = c.bank.again()
 		default: // both are down at once
-			c.bank.kill()
-			err = errors.Join(c.sidecar.again(), c.bank.again())
+			err = together(c.sidecar.again, c.bank.again)
 		}
 		if err != nil {
 			return err
@@ -203,4 +205,12 @@ func (c *chaos) kill() error {
 		rest = restsFor * time.Since(dead)
 	}
 	return nil
+}
+
+// together does both at once.
+func together(a, b func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- a() }()
+	err := b()
+	return errors.Join(err, <-done)
 }

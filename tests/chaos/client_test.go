@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"path"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -38,7 +37,6 @@ type promise struct {
 	// How long the client waits for the bank, if it is in a hurry: then it goes on while its call is still at work.
 	patience time.Duration
 
-	mu     sync.Mutex // guards below: a request may outlive the call that made it
 	claims []claim
 	counts map[string]int // answers by verb and status
 }
@@ -52,17 +50,13 @@ type claim struct {
 const known = "known"
 
 func (p *promise) claim(answer, want string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.claims = append(p.claims, claim{answer, want})
 }
 
 // heard notes what an answer of the door, or of the bank for a workflow, promises.
 func (p *promise) heard(verb string, status int) {
 	answer := fmt.Sprint(verb, " ", status)
-	p.mu.Lock()
 	p.counts[answer]++
-	p.mu.Unlock()
 	saga := p.kind == dtm.TypeSaga
 	switch {
 	case verb == "submit" && status == http.StatusConflict:

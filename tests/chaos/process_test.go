@@ -61,23 +61,28 @@ func (p *process) start() error {
 	late := time.AfterFunc(readyMax, func() { _ = p.cmd.Process.Kill() }) // then the line does not come
 	defer late.Stop()
 	if _, err := bufio.NewReader(stdout).ReadString('\n'); err != nil {
-		p.kill()
-		return fmt.Errorf("start %s: it ended before it was ready, or was not within %v: %w\n%s", p.path, readyMax, err, p.tail())
+		return errors.Join(fmt.Errorf("start %s: it was not ready within %v: %w", p.path, readyMax, err), p.kill())
 	}
 	return nil
 }
 
-// kill ends the child as the end of the world would, and waits for it.
-func (p *process) kill() {
-	_ = p.cmd.Process.Kill() // it may have ended by itself: the log says why
-	_ = p.cmd.Wait()         // it was killed
+// kill ends the child as the end of the world would, and waits for it. That it has ended before by itself is an error.
+func (p *process) kill() error {
+	_ = p.cmd.Process.Kill() // what it ended by tells whether it was this
+	err := p.cmd.Wait()
+	if status, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signal() == syscall.SIGKILL {
+		return nil
+	}
+	return fmt.Errorf("%s has ended by itself: %w, %v\n%s", p.path, err, p.cmd.ProcessState, p.tail())
 }
 
 // again kills the child and starts it anew, after a moment in which nobody is there.
 func (p *process) again() error {
 	const absentMax = 300 * time.Millisecond
 	dead := time.Now()
-	p.kill()
+	if err := p.kill(); err != nil {
+		return err
+	}
 	<-time.After(rand.N(absentMax))
 	err := p.start()
 	p.kills, p.down = p.kills+1, max(p.down, time.Since(dead))
