@@ -3,6 +3,7 @@
 GO      ?= go
 ARGS    ?=
 N       ?= 20000
+EACH    ?= 1000
 PKG     ?= ./...
 # How long fuzz, soak and the like run for each of their targets.
 TIME    ?= 20s
@@ -18,7 +19,7 @@ GOLANGCI := $(shell $(GO) env GOPATH)/bin/golangci-lint-$(GOLANGCI_VERSION)
 need = @test -e $(1) || { echo "make $@: $(2) does not exist yet ($(1))" >&2; exit 2; }
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race test-net test-compat soak demo sim mutate fuzz bench bench-quick lint lint-ready check e2e cover-e2e proto clean
+.PHONY: help build test race test-net test-compat soak chaos demo sim mutate fuzz bench bench-quick lint lint-ready check e2e cover-e2e proto clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +50,10 @@ test-compat: ## published clients of DTM against the sidecar; as root it install
 soak: ## transfers under kill -9 for TIME (TIME=1h), another order each time
 	$(call need,tests/e2e,the test with real processes)
 	TXMESH_E2E=$(TIME) $(GO) test -count=1 -timeout 0 -v -run NothingIsLost ./tests/e2e/ $(ARGS)
+
+chaos: ## clients of DTM move money between MariaDB and PostgreSQL under kill -9: EACH of each type (EACH=1000)
+	$(call need,tests/chaos,the test of clients of DTM under kill -9)
+	TXMESH_CHAOS=$(EACH) $(GO) test -count=1 -timeout 20m -v ./tests/chaos/ $(ARGS)
 
 demo: ## three transfers through three services and their sidecars; ARGS=--once ends after them
 	$(call need,cmd/txmesh,the demonstration)
