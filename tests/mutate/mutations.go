@@ -183,7 +183,7 @@ func ofEngine() []mutation {
 		{name: "replies do not wait for the append", law: "L14", file: commit, tests: "TestL14|TestL1", quick: true,
 			old: "			l.inflight = b\n", now: "			for _, w := range b.replies {\n				w.to.answer(w.reply.state, w.reply.err)\n			}\n			b.replies = nil\n			l.inflight = b\n"},
 		{name: "calls do not wait for the append", law: "L1", file: commit, tests: "TestL1|TestStorm|TestCrash|TestCalls",
-			old: "			l.inflight = b\n", now: "			l.calls = append(l.calls, b.Calls...)\n			b.Calls = nil\n			l.startCalls()\n			l.inflight = b\n"},
+			old: "			l.inflight = b\n", now: "			for _, c := range b.Calls {\n				l.calls.add(c)\n			}\n			b.Calls = nil\n			l.startCalls()\n			l.inflight = b\n"},
 		{name: "nobody is told of a failed append", law: "L14", file: commit, tests: "TestL14",
 			old: "b.replies, l.replies...) {\n		w.to.answer(txn.State{}, err)", now: "b.replies, l.replies...) {\n		w.to.answer(w.reply.state, nil)"},
 		{name: "a call that hangs is never answered", law: "L6", file: call, tests: "TestL6",
