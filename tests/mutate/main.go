@@ -24,7 +24,7 @@ import (
 func main() {
 	fs := flag.NewFlagSet("mutate", flag.ContinueOnError)
 	only := fs.String("run", "", "run the mutations whose name matches this expression")
-	seeds := fs.Int("seeds", 6000, "worlds in which each mutation is looked for")
+	seeds := fs.Int("seeds", 12000, "worlds in which each mutation is looked for")
 	if err := fs.Parse(os.Args[1:]); err != nil {
 		os.Exit(2)
 	}
