@@ -389,6 +389,40 @@ func FuzzNote(f *testing.F) {
 	})
 }
 
+// FuzzTakeOver takes over what any server may show of a transaction: an error that says why not, or a transaction that is
+// there, and none after a dry run. The same again is known.
+func FuzzTakeOver(f *testing.F) {
+	f.Add([]byte(`{"transaction":{"gid":"g","trans_type":"saga","status":"submitted","steps":[{"action":"http://h/a","compensate":"http://h/c"}],"payloads":["{}"]},`+
+		`"branches":[{"branch_id":"01","op":"compensate","status":"prepared","url":"http://h/c"},{"branch_id":"01","op":"action","status":"succeed","url":"http://h/a"}]}`), false)
+	f.Add([]byte(`{"transaction":{"gid":"g","trans_type":"tcc","status":"aborting","rollback_reason":"r"},"branches":[`+
+		`{"branch_id":"01","op":"cancel","status":"prepared","url":"u"},{"branch_id":"01","op":"confirm","status":"prepared","url":"u"}]}`), true)
+	f.Add([]byte(`{"transaction":{"gid":"g","trans_type":"workflow","status":"prepared"},"branches":[{"branch_id":"01","op":"action","status":"failed","bin_data":"ZA=="}]}`), false)
+	f.Add([]byte(`{"transaction":null}`), false)
+	x := newFuzzed(f)
+	f.Fuzz(func(t *testing.T, body []byte, dryRun bool) {
+		x.fresh()
+		got, err := x.s.TakeOver(t.Context(), body, dryRun)
+		if (got == nil) == (err == nil) {
+			t.Fatalf("%q: %+v, %v", body, got, err)
+		}
+		if err != nil {
+			if !errors.Is(err, interceptor.ErrRefused) {
+				t.Errorf("%q: an error that is no refusal: %v", body, err)
+			}
+			return
+		}
+		if dryRun {
+			if len(x.byID) > 0 || len(x.rows) > 0 {
+				t.Errorf("%q: a dry run left something behind", body)
+			}
+			return
+		}
+		if again, err := x.s.TakeOver(t.Context(), body, false); err != nil || again.Outcome != outcomeKnown {
+			t.Errorf("%q: the second time %+v, %v", body, again, err)
+		}
+	})
+}
+
 func FuzzAnswer(f *testing.F) {
 	f.Add(200, []byte(`{"dtm_result":"SUCCESS"}`), uint32(0), "", true)
 	f.Add(425, []byte(""), uint32(0), "", false)
