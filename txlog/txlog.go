@@ -64,6 +64,9 @@ type Table interface {
 	Get(ctx context.Context, key string) ([]byte, error)
 	// Put writes all rows or none; a nil Value deletes. sync as in Journal.Append.
 	Put(ctx context.Context, rows []Row, sync bool) error
+	// Swap replaces the value of a row if it still is old, durably, or returns ErrChanged. A nil old means that there
+	// is no row, a nil new removes it. Nobody puts a row that others swap.
+	Swap(ctx context.Context, key string, old, new []byte) error
 	// Scan yields the rows whose key begins with prefix, in key order.
 	Scan(ctx context.Context, prefix string) iter.Seq2[Row, error]
 }

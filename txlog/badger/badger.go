@@ -28,6 +28,7 @@ package badger
 import (
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"os"
 	"sync"
@@ -98,6 +99,9 @@ type Store struct {
 	forgotten int64      // bytes since the last compaction; guarded by trimming
 
 	readers sync.WaitGroup // who is inside db beside the committer; Close waits
+
+	swapping [64]sync.Mutex // each held by a Swap of one of the rows that fall to it
+	swapSeed maphash.Seed
 
 	mu         sync.Mutex // guards the fields below, which the committer writes
 	unfinished map[txn.ID]*open

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -72,6 +73,7 @@ func prepare(o Options) (*Store, error) {
 		opts: o, lock: lock,
 		space:      &space{dir: o.Dir, free: o.FreeBytes, reserve: o.ReserveBytes},
 		unfinished: map[txn.ID]*open{},
+		swapSeed:   maphash.MakeSeed(),
 		wake:       make(chan struct{}, 1),
 		done:       make(chan struct{}),
 		stop:       make(chan struct{}),

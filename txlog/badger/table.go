@@ -1,9 +1,11 @@
 package badger
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"iter"
 
 	"github.com/dgraph-io/badger/v4"
@@ -75,6 +77,24 @@ func clone(b []byte) []byte {
 		return nil
 	}
 	return append([]byte{}, b...)
+}
+
+// Swap implements txlog.Table. Only this process writes the store, so a lock of its own is enough.
+func (t rowTable) Swap(ctx context.Context, key string, old, new []byte) error {
+	lock := &t.store.swapping[maphash.String(t.store.swapSeed, t.prefix+key)%uint64(len(t.store.swapping))]
+	lock.Lock()
+	defer lock.Unlock()
+	v, err := t.Get(ctx, key)
+	switch {
+	case errors.Is(err, txlog.ErrNotFound):
+		v = nil
+	case err != nil:
+		return err
+	}
+	if (v == nil) != (old == nil) || !bytes.Equal(v, old) {
+		return fmt.Errorf("swap row %q: %w", key, txlog.ErrChanged)
+	}
+	return t.Put(ctx, []txlog.Row{{Key: key, Value: new}}, true)
 }
 
 // scanPage is how many rows a scan reads at once, so that a slow consumer holds no old state of the store.

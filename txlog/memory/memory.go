@@ -98,6 +98,10 @@ func (s *Store) commit(ctx context.Context, c change, sync bool) error {
 	if s.closed {
 		return txlog.ErrClosed
 	}
+	if !s.now.meets(c) {
+		return txlog.ErrChanged
+	}
+	c.expect = nil // met for good: what is before it in pending is applied before it
 	s.now.apply(c)
 	s.pending = append(s.pending, c)
 	if sync {
@@ -277,6 +281,15 @@ func (t table) Put(ctx context.Context, rows []txlog.Row, sync bool) error {
 	}
 	if err := t.store.commit(ctx, c, sync); err != nil {
 		return fmt.Errorf("put %d rows: %w", len(rows), err)
+	}
+	return nil
+}
+
+// Swap implements txlog.Table.
+func (t table) Swap(ctx context.Context, key string, old, new []byte) error {
+	c := change{rows: []txlog.Row{{Key: t.prefix + key, Value: bytes.Clone(new)}}, expect: &expectation{value: old}}
+	if err := t.store.commit(ctx, c, true); err != nil {
+		return fmt.Errorf("swap row %q: %w", key, err)
 	}
 	return nil
 }

@@ -29,7 +29,11 @@ type change struct {
 	entries []entry
 	rows    []txlog.Row // keys name the table too; a nil Value deletes
 	forget  []txn.ID
+	expect  *expectation // of its only row; nil: none
 }
+
+// expectation is the value that a row must have, nil for none, before a change.
+type expectation struct{ value []byte }
 
 type entry struct {
 	txlog.Entry
@@ -46,6 +50,15 @@ func (s *state) clone() *state {
 		c.txs[id] = &history{digest: h.digest.Clone(), entries: slices.Clone(h.entries), bytes: h.bytes}
 	}
 	return c
+}
+
+// meets reports whether the change finds the row that it expects.
+func (s *state) meets(c change) bool {
+	if c.expect == nil {
+		return true
+	}
+	v, found := s.rows[c.rows[0].Key]
+	return found == (c.expect.value != nil) && bytes.Equal(v, c.expect.value)
 }
 
 func (s *state) apply(c change) {

@@ -45,6 +45,8 @@ func Run(t *testing.T, empty func(t *testing.T) (open func() txlog.Store)) {
 		{"trim forgets the oldest over the limit", trimForgetsTheOldestOverTheLimit},
 		{"a late record is kept", aLateRecordIsKept},
 		{"rows are put whole", rowsArePutWhole},
+		{"a swap replaces what it expects", aSwapReplacesWhatItExpects},
+		{"one of many swaps wins", oneOfManySwapsWins},
 		{"tables do not mix", tablesDoNotMix},
 		{"scans are in order", scansAreInOrder},
 		{"large values survive", largeValuesSurvive},

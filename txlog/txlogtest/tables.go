@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -47,6 +48,63 @@ func rowsArePutWhole(t *testing.T, open opener) {
 		s = reopen(t, s, open)
 	}
 	closeStore(t, s)
+}
+
+func aSwapReplacesWhatItExpects(t *testing.T, open opener) {
+	s := open()
+	defer func() { closeStore(t, s) }()
+	swap := func(old, new []byte, want error) {
+		t.Helper()
+		if err := s.Table("t").Swap(t.Context(), "k", old, new); !errors.Is(err, want) {
+			t.Fatalf("swap %q for %q: %v, want %v", old, new, err, want)
+		}
+	}
+	one, two := []byte("1"), []byte("2")
+	swap(one, two, txlog.ErrChanged) // there is none
+	swap([]byte{}, two, txlog.ErrChanged)
+	swap(nil, nil, nil)
+	swap(nil, one, nil)
+	swap(nil, two, txlog.ErrChanged)
+	swap(two, one, txlog.ErrChanged)
+	swap(one, []byte{}, nil)
+	swap(nil, two, txlog.ErrChanged) // empty is not absent
+	swap([]byte{}, two, nil)
+	s = reopen(t, s, open)
+	swap(one, nil, txlog.ErrChanged)
+	same(t, "row after a restart", collect(t, s.Table("t").Scan(t.Context(), "")), rowsOf("k", "2"))
+	swap(two, nil, nil)
+	same(t, "rows after it was removed", collect(t, s.Table("t").Scan(t.Context(), "")), nil)
+}
+
+// oneOfManySwapsWins counts up from many goroutines: no count is lost.
+func oneOfManySwapsWins(t *testing.T, open opener) {
+	s := open()
+	defer closeStore(t, s)
+	tab := s.Table("t")
+	put(t, tab, true, rowsOf("k", "0")...)
+	const goroutines, each = 4, 10
+	var all sync.WaitGroup
+	for range goroutines {
+		all.Go(func() {
+			for done := 0; done < each; {
+				v, err := tab.Get(t.Context(), "k")
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				n, _ := strconv.Atoi(string(v))
+				switch err := tab.Swap(t.Context(), "k", v, []byte(strconv.Itoa(n+1))); {
+				case err == nil:
+					done++
+				case !errors.Is(err, txlog.ErrChanged):
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+	same(t, "row", collect(t, tab.Scan(t.Context(), "")), rowsOf("k", strconv.Itoa(goroutines*each)))
 }
 
 func tablesDoNotMix(t *testing.T, open opener) {
