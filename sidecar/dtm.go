@@ -133,12 +133,12 @@ type dtmRows struct{ table txlog.Table }
 
 // Get implements dtm.Rows.
 func (r dtmRows) Get(ctx context.Context, key string) ([]byte, bool, error) {
-	return rows(r).Load(ctx, key)
+	return rows{table: r.table}.Load(ctx, key)
 }
 
 // Put implements dtm.Rows.
 func (r dtmRows) Put(ctx context.Context, key string, value []byte) error {
-	return rows(r).Save(ctx, key, value, true)
+	return r.table.Put(ctx, []txlog.Row{{Key: key, Value: value}}, true)
 }
 
 // Scan implements dtm.Rows.

@@ -371,7 +371,7 @@ func TestRowsGoWhenTheirOwnerHasFinished(t *testing.T) {
 		}
 	})
 	count := func(r *running) (n int) {
-		if err := (rows{r.store.Table("barrier")}).Each(t.Context(), func(string, []byte) bool { n++; return true }); err != nil {
+		if err := (rows{table: r.store.Table("barrier")}).Each(t.Context(), func(string, []byte) bool { n++; return true }); err != nil {
 			t.Fatal(err)
 		}
 		return n

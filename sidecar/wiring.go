@@ -151,7 +151,7 @@ func (s *Sidecar) onFinished(mode txn.Mode, end txn.Phase, age time.Duration) {
 func (s *Sidecar) newGate(keys *interceptor.Keys, relay *peer.Relay) (*interceptor.Gate, error) {
 	m := s.metrics
 	return interceptor.New(interceptor.Options{Self: s.owner, Incarnation: rand.Text(), Service: s.cfg.Service, Keys: keys,
-		Coordinator: s.engine, Branches: relay, Peers: s.directory, Rows: rows{s.store.Table("barrier")},
+		Coordinator: s.engine, Branches: relay, Peers: s.directory, Rows: rows{table: s.store.Table("barrier")},
 		App: s.app, Policies: s, Documents: s.docs, NewID: s.newID, Log: s.log, BodyMax: s.cfg.MaxBody,
 		Observe: interceptor.Observer{ContextLost: func(string) { m.lost.Inc(1) },
 			ContextAmbiguous: func(string) { m.ambiguous.Inc(1) }, ContextForged: func() { m.forged.Inc(1) },
@@ -201,7 +201,10 @@ func (p *places) EndpointsOfHost(host string) []string {
 }
 
 // rows is the barrier's table.
-type rows struct{ table txlog.Table }
+type rows struct {
+	table  txlog.Table
+	shared bool // other replicas write it as well
+}
 
 // Load implements interceptor.Rows.
 func (r rows) Load(ctx context.Context, branch string) ([]byte, bool, error) {
@@ -213,7 +216,10 @@ func (r rows) Load(ctx context.Context, branch string) ([]byte, bool, error) {
 }
 
 // Save implements interceptor.Rows.
-func (r rows) Save(ctx context.Context, branch string, row []byte, sync bool) error {
+func (r rows) Save(ctx context.Context, branch string, old, row []byte, sync bool) error {
+	if r.shared {
+		return r.table.Swap(ctx, branch, old, row)
+	}
 	return r.table.Put(ctx, []txlog.Row{{Key: branch, Value: row}}, sync)
 }
 
