@@ -19,6 +19,7 @@ import (
 	"txmesh/txlog"
 	"txmesh/txlog/badger"
 	"txmesh/txlog/etcd"
+	"txmesh/txlog/late"
 	"txmesh/txlog/sql"
 )
 
@@ -48,15 +49,26 @@ func (s *Sidecar) openStore() error {
 	return nil
 }
 
-// openMax bounds how long the start waits for a shared store.
-const openMax = 15 * time.Second
+// openMax bounds one try to reach a shared store.
+const openMax = 5 * time.Second
 
+// openShared opens the shared store, later if it cannot be reached now.
 func openShared(cfg Config, log *slog.Logger) (txlog.Shared, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), openMax)
-	defer cancel()
-	if !strings.HasPrefix(cfg.Store, "etcd://") {
-		return sql.Open(ctx, sql.Options{DSN: cfg.Store, RetainBytes: cfg.RetentionBytes, Log: log})
+	shared, err := late.Open(context.Background(), func(ctx context.Context) (txlog.Shared, error) {
+		ctx, cancel := context.WithTimeout(ctx, openMax)
+		defer cancel()
+		if !strings.HasPrefix(cfg.Store, "etcd://") {
+			return sql.Open(ctx, sql.Options{DSN: cfg.Store, RetainBytes: cfg.RetentionBytes, Log: log})
+		}
+		return openEtcd(ctx, cfg, log)
+	}, log)
+	if err != nil {
+		return nil, err
 	}
+	return shared, nil
+}
+
+func openEtcd(ctx context.Context, cfg Config, log *slog.Logger) (txlog.Shared, error) {
 	u, err := url.Parse(cfg.Store)
 	if err != nil {
 		return nil, err

@@ -3,9 +3,11 @@ package takeover
 import (
 	"encoding/json"
 	"fmt"
+	"net"
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 )
@@ -164,4 +166,31 @@ func TestAnUndoOutlivesTheReplicaThatServedTheCall(t *testing.T) {
 		eventually(t, "all have ended", time.Minute, func() bool { return callers[0].open(1) == 0 })
 		b.balance(t, refs, 1)
 	})
+}
+
+// A sidecar that starts while the store is away passes what belongs to no transaction, takes none, and says so. When the
+// store comes, it goes on by itself.
+func TestASidecarStartsWithoutTheStore(t *testing.T) {
+	store := "postgres://postgres@" + closedPort(t) + "/postgres?sslmode=disable"
+	w, b := newWorld(t, store, policy), newBooks()
+	m := w.start("bank/accounts", b.replica(t), nil)
+	if status, text := w.request("GET", "http://"+m.at.Inbound+"/entries/x", ""); status != 404 {
+		t.Errorf("untagged request = %d %s, want what the service says", status, text)
+	}
+	if status, text := w.request("GET", "http://"+m.at.API+"/readyz", ""); status != 503 || !strings.Contains(text, "store") {
+		t.Errorf("readiness = %d %s, want 503 and why", status, text)
+	}
+	if status, text := w.request("POST", "http://"+m.at.API+"/v1/transactions", `{}`, "Authorization", "Bearer "+m.token); status != 503 {
+		t.Errorf("begin = %d %s, want 503", status, text)
+	}
+}
+
+// closedPort is an address where nobody listens.
+func closedPort(t *testing.T) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
 }
