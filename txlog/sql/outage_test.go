@@ -89,6 +89,9 @@ func (l *load) write(p *pair) bool {
 		default:
 		}
 		err := l.store.Append(context.Background(), p.entries(p.next), true)
+		if errors.Is(err, txlog.ErrClosed) {
+			return false // the test has failed
+		}
 		p.next++
 		if err != nil {
 			l.failed.Add(1)
@@ -233,7 +236,7 @@ func TestNothingComesBehindAnOpen(t *testing.T) {
 			dsn, o := ownOutage(t, k.name)
 			e := open(t, shared.Options{DSN: dsn, Timeout: 500 * time.Millisecond, SlowAfter: 100 * time.Millisecond})
 			s := claim(t, e, "AAAAAAAAAAAAA")
-			for round := range 10 {
+			for round := range 4 {
 				l := startLoad(s, fmt.Sprint("r", round), 8)
 				until(t, "the load runs", func() bool { return l.acked.Load() > 50 })
 				o.Freeze()
