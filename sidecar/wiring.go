@@ -120,7 +120,7 @@ func (s *Sidecar) Current() *policies.Set { return s.set.Load() }
 func (s *Sidecar) wirePeers(auth *peer.Auth) error {
 	// The client asks the directory, which asks by the client.
 	s.client = peer.NewClient(auth, s.cfg.PeerTimeout, func(ctx context.Context, owner string) (string, error) {
-		return s.directory.AddressOf(ctx, owner)
+		return s.addressOf(ctx, owner)
 	})
 	var err error
 	s.directory, err = peer.NewDirectory(context.Background(), peer.DirectoryOptions{Peers: s.cfg.Peers, Ask: s.client.Identity,
@@ -133,12 +133,12 @@ func (s *Sidecar) newID() txn.ID {
 	return txn.ID(s.owner + "." + ulid.MustNew(ulid.Now(), rand.Reader).String())
 }
 
-func (s *Sidecar) newEngine() (*engine.Engine, error) {
+func (s *Sidecar) newEngine(o txlog.Owner, store txlog.Store) (*engine.Engine, error) {
 	m := s.metrics
-	return engine.New(engine.Config{Store: s.store, Owner: s.store.Owner(), Caller: s.caller, Lane: s.caller.Lane, Log: s.log,
+	return engine.New(engine.Config{Store: store, Owner: o, Caller: s.caller, Lane: s.caller.Lane, Log: s.log,
 		CallTimeout: s.cfg.CallTimeout, Limits: engine.Limits{Open: s.cfg.MaxOpen, Branches: s.cfg.MaxBranches},
-		Observer: engine.Observer{Began: m.onBegun, Decided: m.onDecided, Halted: m.onHalted, Finished: s.onFinished,
-			Called: m.onCalled, Appended: m.onAppended}})
+		Observer: s.watched(o, engine.Observer{Began: m.onBegun, Decided: m.onDecided, Halted: m.onHalted, Finished: s.onFinished,
+			Called: m.onCalled, Appended: m.onAppended})})
 }
 
 func (s *Sidecar) onFinished(mode txn.Mode, end txn.Phase, age time.Duration) {
@@ -150,24 +150,19 @@ func (s *Sidecar) onFinished(mode txn.Mode, end txn.Phase, age time.Duration) {
 
 func (s *Sidecar) newGate(keys *interceptor.Keys, relay *peer.Relay) (*interceptor.Gate, error) {
 	m := s.metrics
-	return interceptor.New(interceptor.Options{Self: s.owner, Incarnation: rand.Text(), Service: s.cfg.Service, Keys: keys,
-		Coordinator: s.engine, Branches: relay, Peers: s.directory, Rows: rows{s.store.Table("barrier")},
+	barrier := rows{table: s.store.Table("barrier")}
+	var sharing interceptor.Runners
+	if s.shared != nil {
+		barrier = rows{table: s.store.Table("barrier " + s.cfg.Service), shared: true}
+		sharing = (*runners)(s)
+	}
+	return interceptor.New(interceptor.Options{Self: s.owner, Home: s.home, Incarnation: rand.Text(), Service: s.cfg.Service, Keys: keys,
+		Coordinator: s.owners, Branches: relay, Peers: s.directory, Rows: barrier, Runners: sharing,
 		App: s.app, Policies: s, Documents: s.docs, NewID: s.newID, Log: s.log, BodyMax: s.cfg.MaxBody,
 		Observe: interceptor.Observer{ContextLost: func(string) { m.lost.Inc(1) },
 			ContextAmbiguous: func(string) { m.ambiguous.Inc(1) }, ContextForged: func() { m.forged.Inc(1) },
 			CarrierOverflow: func() { m.overflow.Inc(1) }, BarrierVerdict: m.onVerdict,
 			Shadowed: func(string) { m.shadowed.Inc(1) }}})
-}
-
-// homes settles branches here or at a peer.
-type homes Sidecar
-
-// Settle implements outbound.Homes.
-func (h *homes) Settle(ctx context.Context, c interceptor.HomeCall) (interceptor.HomeReply, error) {
-	if c.Home == h.owner {
-		return h.gate.Settle(ctx, c), nil
-	}
-	return h.client.Settle(ctx, c)
 }
 
 // places says where services are called.
@@ -201,7 +196,10 @@ func (p *places) EndpointsOfHost(host string) []string {
 }
 
 // rows is the barrier's table.
-type rows struct{ table txlog.Table }
+type rows struct {
+	table  txlog.Table
+	shared bool // other replicas write it as well
+}
 
 // Load implements interceptor.Rows.
 func (r rows) Load(ctx context.Context, branch string) ([]byte, bool, error) {
@@ -213,7 +211,10 @@ func (r rows) Load(ctx context.Context, branch string) ([]byte, bool, error) {
 }
 
 // Save implements interceptor.Rows.
-func (r rows) Save(ctx context.Context, branch string, row []byte, sync bool) error {
+func (r rows) Save(ctx context.Context, branch string, old, row []byte, sync bool) error {
+	if r.shared {
+		return r.table.Swap(ctx, branch, old, row)
+	}
 	return r.table.Put(ctx, []txlog.Row{{Key: branch, Value: row}}, sync)
 }
 
