@@ -34,7 +34,7 @@ func (j *journal) commit(g *group) (again []*request, err error) {
 }
 
 // transaction is what the package comment shows.
-func (j *journal) transaction(g *group, mark counted) func(context.Context) (*clientv3.TxnResponse, error) {
+func (j *journal) transaction(g *group, mark counted) func(context.Context, *clientv3.Client) (*clientv3.TxnResponse, error) {
 	k, owner := j.engine.keys, j.owner.ID
 	ops := []clientv3.Op{clientv3.OpPut(k.group(owner), mark.String())}
 	for _, p := range g.parts {
@@ -44,8 +44,8 @@ func (j *journal) transaction(g *group, mark counted) func(context.Context) (*cl
 		}
 		ops = append(ops, clientv3.OpTxn(p.cmps, writes, nil))
 	}
-	return func(ctx context.Context) (*clientv3.TxnResponse, error) {
-		return j.engine.client.Txn(ctx).If(
+	return func(ctx context.Context, c *clientv3.Client) (*clientv3.TxnResponse, error) {
+		return c.Txn(ctx).If(
 			j.engine.held(j.owner),
 			clientv3.Compare(clientv3.CreateRevision(k.lease(owner)), ">", 0),
 			clientv3.Compare(clientv3.ModRevision(k.group(owner)), "=", j.last.revision),
@@ -57,12 +57,12 @@ func (j *journal) transaction(g *group, mark counted) func(context.Context) (*cl
 
 // send sends the same transaction until it is answered: by its comparisons it happens once at most. It stops for
 // nothing but Close, since what follows depends on it; callers leave when they will.
-func (j *journal) send(commit func(context.Context) (*clientv3.TxnResponse, error)) (*clientv3.TxnResponse, error) {
+func (j *journal) send(commit func(context.Context, *clientv3.Client) (*clientv3.TxnResponse, error)) (*clientv3.TxnResponse, error) {
 	e := j.engine
 	for pause := pauseMin; ; pause = min(2*pause, pauseMax) {
 		var r *clientv3.TxnResponse
-		err := e.try(e.ctx, func(ctx context.Context) (err error) {
-			r, err = commit(ctx)
+		err := e.try(e.ctx, e.opts.Try, func(ctx context.Context, c *clientv3.Client) (err error) {
+			r, err = commit(ctx, c)
 			return err
 		})
 		if err == nil || e.ctx.Err() != nil || !errors.Is(err, txlog.ErrUnavailable) {

@@ -39,14 +39,13 @@ package etcd
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"time"
-
-	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.uber.org/zap"
 
 	"txmesh/txlog"
 )
@@ -65,7 +64,7 @@ type Options struct {
 	OpsMax      int           // --max-txn-ops of the servers; 0: 128
 	BytesMax    int           // --max-request-bytes of the servers; 0: 1.5 MiB
 	QueueMax    int           // appends of one owner that may wait; more are refused with ErrUnavailable; 0: 4096
-	Try         time.Duration // after it a request goes to another member; 0: 2 s
+	Try         time.Duration // after it a request goes to another member; 0: 1 s
 	Patience    time.Duration // an operation whose context lasts longer ends with ErrUnavailable; 0: 10 s
 	Stall       time.Duration // Accepts says no when an append, or a probe, takes longer; 0: 2 s
 }
@@ -84,7 +83,7 @@ func (o Options) withDefaults() Options {
 	o.OpsMax = orElse(o.OpsMax, 128)
 	o.BytesMax = orElse(o.BytesMax, 3<<19)
 	o.QueueMax = orElse(o.QueueMax, 4096)
-	o.Try = orElse(o.Try, 2*time.Second)
+	o.Try = orElse(o.Try, time.Second)
 	o.Patience = orElse(o.Patience, 10*time.Second)
 	o.Stall = orElse(o.Stall, 2*time.Second)
 	return o
@@ -99,9 +98,9 @@ func orElse[N int | int64 | time.Duration](n, otherwise N) N {
 
 // Engine is a txlog.Shared. All methods are safe for many goroutines.
 type Engine struct {
-	opts   Options
-	keys   keys
-	client *clientv3.Client
+	opts    Options
+	keys    keys
+	members []*member
 
 	ctx    context.Context // of what goes on behind the callers: committers and probes; ends with Close
 	cancel context.CancelFunc
@@ -110,6 +109,7 @@ type Engine struct {
 	mu       sync.Mutex // guards the fields below
 	journals map[string]*journal
 	health   health
+	current  int // of members: who is asked
 	closed   bool
 }
 
@@ -124,24 +124,22 @@ const (
 // Open connects to etcd and returns once it has answered, or an error that wraps txlog.ErrUnavailable.
 func Open(ctx context.Context, o Options) (*Engine, error) {
 	o = o.withDefaults()
+	if len(o.Endpoints) == 0 {
+		return nil, errors.New("open etcd: no endpoints; name the host:port of each member")
+	}
 	if o.OpsMax < opsMin || o.BytesMax < bytesMin {
 		return nil, fmt.Errorf("open etcd: %d operations and %d bytes of a request, want at least %d and %d; raise --max-txn-ops and --max-request-bytes",
 			o.OpsMax, o.BytesMax, opsMin, bytesMin)
 	}
-	client, err := clientv3.New(clientv3.Config{
-		Endpoints: o.Endpoints, TLS: o.TLS, Username: o.User, Password: o.Password,
-		DialTimeout: o.Try, DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 3 * time.Second, PermitWithoutStream: true,
-		MaxCallSendMsgSize: o.BytesMax + 512<<10, Logger: zap.NewNop(),
-	})
-	if err != nil {
-		return nil, fmt.Errorf("open etcd at %s: %w", strings.Join(o.Endpoints, ","), err)
+	e := &Engine{opts: o, keys: keys{o.Prefix}, journals: map[string]*journal{}}
+	for _, endpoint := range o.Endpoints {
+		e.members = append(e.members, &member{endpoint: endpoint})
 	}
-	e := &Engine{opts: o, keys: keys{o.Prefix}, client: client, journals: map[string]*journal{}}
+	e.current = rand.IntN(len(e.members)) // so that many engines share the load
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	if err := e.probe(ctx); err != nil {
 		e.cancel()
-		client.Close() //nolint:errcheck // it is not used
-		return nil, fmt.Errorf("open etcd at %s: %w", strings.Join(o.Endpoints, ","), err)
+		return nil, errors.Join(fmt.Errorf("open etcd at %s: %w", strings.Join(o.Endpoints, ","), err), e.disconnect())
 	}
 	e.work.Go(e.watch)
 	return e, nil
@@ -170,8 +168,8 @@ func (e *Engine) As(o txlog.Owner) txlog.Store {
 	return &store{engine: e, journal: j}
 }
 
-// Close ends the engine and the stores of all owners. It waits for appends that are under way, but no longer than for
-// one answer of etcd.
+// Close ends the engine and the stores of all owners. It waits for appends that are under way, but not for an
+// etcd that does not answer.
 func (e *Engine) Close() error {
 	e.mu.Lock()
 	if e.closed {
@@ -184,14 +182,11 @@ func (e *Engine) Close() error {
 		all = append(all, j)
 	}
 	e.mu.Unlock()
-	deadline := time.After(e.opts.Try)
+	deadline := time.After(2 * e.opts.Try)
 	for _, j := range all {
 		j.drain(deadline)
 	}
 	e.cancel()
 	e.work.Wait()
-	if err := e.client.Close(); err != nil {
-		return fmt.Errorf("close etcd: %w", err)
-	}
-	return nil
+	return e.disconnect()
 }

@@ -72,8 +72,8 @@ func (e *Engine) note(err error) {
 func (e *Engine) probe(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, e.opts.Stall)
 	defer cancel()
-	return e.retry(ctx, func(ctx context.Context) error {
-		_, err := e.client.Get(ctx, e.keys.leases(), clientv3.WithPrefix(), clientv3.WithLimit(1), clientv3.WithKeysOnly())
+	return e.retry(ctx, func(ctx context.Context, c *clientv3.Client) error {
+		_, err := c.Get(ctx, e.keys.leases(), clientv3.WithPrefix(), clientv3.WithLimit(1), clientv3.WithKeysOnly())
 		return err
 	})
 }
@@ -82,7 +82,11 @@ func (e *Engine) probe(ctx context.Context) error {
 func (e *Engine) size(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, e.opts.Try)
 	defer cancel()
-	s, err := etcdserverpb.NewMaintenanceClient(e.client.ActiveConnection()).Status(ctx, &etcdserverpb.StatusRequest{})
+	c, err := e.member().connect(e)
+	if err != nil {
+		return
+	}
+	s, err := etcdserverpb.NewMaintenanceClient(c.ActiveConnection()).Status(ctx, &etcdserverpb.StatusRequest{})
 	if err != nil {
 		return // who is gone is the probe's business
 	}
@@ -150,11 +154,11 @@ func (e *Engine) accepts() error {
 }
 
 // retry makes a request that may be repeated until it is answered, ctx ends or patience does.
-func (e *Engine) retry(ctx context.Context, request func(context.Context) error) error {
+func (e *Engine) retry(ctx context.Context, request func(context.Context, *clientv3.Client) error) error {
 	until, cancel := context.WithTimeout(ctx, e.opts.Patience)
 	defer cancel()
 	for pause := pauseMin; ; pause = min(2*pause, pauseMax) {
-		err := e.try(until, request)
+		err := e.try(until, e.opts.Try, request)
 		if err == nil || !errors.Is(err, txlog.ErrUnavailable) {
 			return err
 		}
@@ -171,25 +175,32 @@ const (
 	pauseMax = 500 * time.Millisecond
 )
 
-// once makes a request that may not be repeated. ErrUnavailable means that nobody knows whether it was done.
-func (e *Engine) once(ctx context.Context, request func(context.Context) error) error {
-	until, cancel := context.WithTimeout(ctx, e.opts.Patience)
-	defer cancel()
-	err := e.classify(request(until))
-	if err != nil && ctx.Err() != nil {
-		return errors.Join(ctx.Err(), err)
-	}
-	return err
+// once makes a request that may not be repeated. ErrUnavailable means that nobody knows whether it was done. It gets more
+// time than one that goes to another member next.
+func (e *Engine) once(ctx context.Context, request func(context.Context, *clientv3.Client) error) error {
+	return e.try(ctx, 3*e.opts.Try, request)
 }
 
-// try makes a request once, with the time that one member has for an answer.
-func (e *Engine) try(ctx context.Context, request func(context.Context) error) error {
+// try asks one member. When it does not answer, the next request goes to another.
+func (e *Engine) try(ctx context.Context, limit time.Duration, request func(context.Context, *clientv3.Client) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, e.opts.Try)
+	m := e.member()
+	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	return e.classify(request(ctx))
+	c, err := m.connect(e)
+	if err == nil {
+		err = request(limited, c)
+	}
+	err = e.classify(err)
+	if errors.Is(err, txlog.ErrUnavailable) {
+		if ctx.Err() != nil {
+			return errors.Join(ctx.Err(), err)
+		}
+		e.leave(m)
+	}
+	return err
 }
 
 // classify gives the errors of the client the names of the seam.

@@ -33,7 +33,7 @@ func (e *Engine) Claim(ctx context.Context, owner string, known uint64, h txlog.
 	if err != nil {
 		return txlog.Lease{}, fmt.Errorf("claim %s: %w", owner, err)
 	}
-	r, err := e.fenced(ctx, txlog.Owner{ID: owner, Epoch: known},
+	r, err := e.fenced(ctx, e.once, txlog.Owner{ID: owner, Epoch: known},
 		clientv3.OpPut(e.keys.lease(owner), string(value)), clientv3.OpPut(e.keys.beat(owner), ""))
 	if err != nil {
 		return txlog.Lease{}, fmt.Errorf("claim %s at epoch %d: %w", owner, known, err)
@@ -46,7 +46,7 @@ func (e *Engine) Renew(ctx context.Context, o txlog.Owner) error {
 	if o.Epoch == 0 {
 		return fmt.Errorf("renew %s at epoch 0: %w", o.ID, txlog.ErrFenced)
 	}
-	if _, err := e.fenced(ctx, o, clientv3.OpPut(e.keys.beat(o.ID), "")); err != nil {
+	if _, err := e.fenced(ctx, e.retry, o, clientv3.OpPut(e.keys.beat(o.ID), "")); err != nil {
 		return fmt.Errorf("renew %s at epoch %d: %w", o.ID, o.Epoch, err)
 	}
 	return nil
@@ -57,20 +57,23 @@ func (e *Engine) Release(ctx context.Context, o txlog.Owner) error {
 	if o.Epoch == 0 {
 		return fmt.Errorf("release %s at epoch 0: %w", o.ID, txlog.ErrFenced)
 	}
-	if _, err := e.fenced(ctx, o, clientv3.OpPut(e.keys.beat(o.ID), free)); err != nil {
+	if _, err := e.fenced(ctx, e.retry, o, clientv3.OpPut(e.keys.beat(o.ID), free)); err != nil {
 		return fmt.Errorf("release %s at epoch %d: %w", o.ID, o.Epoch, err)
 	}
 	return nil
 }
 
+// ask makes a request: Engine.once for what may be done once only, Engine.retry for what may be done twice.
+type ask func(ctx context.Context, request func(context.Context, *clientv3.Client) error) error
+
 // fenced writes if the owner has the epoch, 0 meaning that it is not there, and returns the revision.
-func (e *Engine) fenced(ctx context.Context, o txlog.Owner, ops ...clientv3.Op) (int64, error) {
+func (e *Engine) fenced(ctx context.Context, ask ask, o txlog.Owner, ops ...clientv3.Op) (int64, error) {
 	if err := e.usable(); err != nil {
 		return 0, err
 	}
 	var r *clientv3.TxnResponse
-	err := e.once(ctx, func(ctx context.Context) (err error) {
-		r, err = e.client.Txn(ctx).If(e.held(o)).Then(ops...).Else(clientv3.OpGet(e.keys.lease(o.ID), clientv3.WithKeysOnly())).Commit()
+	err := ask(ctx, func(ctx context.Context, c *clientv3.Client) (err error) {
+		r, err = c.Txn(ctx).If(e.held(o)).Then(ops...).Else(clientv3.OpGet(e.keys.lease(o.ID), clientv3.WithKeysOnly())).Commit()
 		return err
 	})
 	if err != nil {
@@ -118,8 +121,8 @@ func (e *Engine) retire(ctx context.Context, o txlog.Owner) (done bool, err erro
 	}
 	group, lease := e.keys.group(o.ID), e.keys.lease(o.ID)
 	var r *clientv3.TxnResponse
-	err = e.once(ctx, func(ctx context.Context) (err error) {
-		r, err = e.client.Txn(ctx).If(
+	err = e.once(ctx, func(ctx context.Context, c *clientv3.Client) (err error) {
+		r, err = c.Txn(ctx).If(
 			e.held(o),
 			clientv3.Compare(clientv3.CreateRevision(lease), ">", 0),
 			clientv3.Compare(clientv3.CreateRevision(e.keys.unfinishedOf(o.ID)), "=", 0).WithPrefix(),
@@ -218,8 +221,8 @@ func (e *Engine) read(ctx context.Context, gets ...clientv3.Op) ([][]*mvccpb.Key
 // readAlways reads while the engine is being closed as well.
 func (e *Engine) readAlways(ctx context.Context, gets ...clientv3.Op) ([][]*mvccpb.KeyValue, error) {
 	var r *clientv3.TxnResponse
-	err := e.retry(ctx, func(ctx context.Context) (err error) {
-		r, err = e.client.Txn(ctx).Then(gets...).Commit()
+	err := e.retry(ctx, func(ctx context.Context, c *clientv3.Client) (err error) {
+		r, err = c.Txn(ctx).Then(gets...).Commit()
 		return err
 	})
 	if err != nil {

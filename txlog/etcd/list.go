@@ -97,8 +97,8 @@ func (s *store) revision(ctx context.Context) (int64, error) {
 		return 0, err
 	}
 	var at int64
-	err := s.engine.retry(ctx, func(ctx context.Context) error {
-		r, err := s.engine.client.Get(ctx, s.engine.keys.trimmed(), clientv3.WithCountOnly())
+	err := s.engine.retry(ctx, func(ctx context.Context, c *clientv3.Client) error {
+		r, err := c.Get(ctx, s.engine.keys.trimmed(), clientv3.WithCountOnly())
 		if err == nil {
 			at = r.Header.Revision
 		}

@@ -56,8 +56,8 @@ func (t table) put(ctx context.Context, rows []txlog.Row) error {
 	if len(ops) > e.opts.OpsMax || bytes > e.bytesMax() {
 		return fmt.Errorf("%d rows of %d bytes, at most %d and %d; put fewer at once: %w", len(ops), bytes, e.opts.OpsMax, e.bytesMax(), txlog.ErrTooLarge)
 	}
-	return e.once(ctx, func(ctx context.Context) error {
-		_, err := e.client.Txn(ctx).Then(ops...).Commit()
+	return e.once(ctx, func(ctx context.Context, c *clientv3.Client) error {
+		_, err := c.Txn(ctx).Then(ops...).Commit()
 		return err
 	})
 }
@@ -89,8 +89,8 @@ func (t table) swap(ctx context.Context, key string, old, new []byte) error {
 	if old != nil {
 		expected = clientv3.Compare(clientv3.Value(row), "=", string(old))
 	}
-	return e.once(ctx, func(ctx context.Context) error {
-		r, err := e.client.Txn(ctx).If(expected).Then(t.write(key, new)).Commit()
+	return e.once(ctx, func(ctx context.Context, c *clientv3.Client) error {
+		r, err := c.Txn(ctx).If(expected).Then(t.write(key, new)).Commit()
 		if err == nil && !r.Succeeded {
 			return txlog.ErrChanged
 		}

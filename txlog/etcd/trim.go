@@ -130,8 +130,8 @@ func (e *Engine) forget(ctx context.Context, batch []victim, trimmed *counted) (
 }
 
 func (e *Engine) forgetAll(ctx context.Context, trimmed int64, ops []clientv3.Op) (r *clientv3.TxnResponse, err error) {
-	err = e.once(ctx, func(ctx context.Context) (err error) {
-		r, err = e.client.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(e.keys.trimmed()), "=", trimmed)).Then(ops...).Commit()
+	err = e.once(ctx, func(ctx context.Context, c *clientv3.Client) (err error) {
+		r, err = c.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(e.keys.trimmed()), "=", trimmed)).Then(ops...).Commit()
 		return err
 	})
 	if err != nil {
