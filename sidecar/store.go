@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -69,14 +68,12 @@ func openShared(cfg Config, log *slog.Logger) (txlog.Shared, error) {
 }
 
 func openEtcd(ctx context.Context, cfg Config, log *slog.Logger) (txlog.Shared, error) {
-	u, err := url.Parse(cfg.Store)
+	o, err := etcd.ParseURL(cfg.Store)
 	if err != nil {
 		return nil, err
 	}
-	o := etcd.Options{Endpoints: strings.Split(u.Host, ","), Prefix: u.Path, RetainBytes: cfg.RetentionBytes, Log: log, User: u.User.Username()}
-	o.Password, _ = u.User.Password()
-	if o.Prefix != "" && !strings.HasSuffix(o.Prefix, "/") {
-		o.Prefix += "/"
+	if o.Log = log; o.RetainBytes == 0 {
+		o.RetainBytes = cfg.RetentionBytes
 	}
 	return etcd.Open(ctx, o)
 }

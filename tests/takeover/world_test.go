@@ -46,9 +46,14 @@ func TestMain(m *testing.M) {
 }
 
 // engines are the shared stores, each with what gives the test an empty one.
-var engines = map[string]func(t *testing.T) string{"postgres": postgres}
+var engines = map[string]func(t *testing.T) string{"postgres": postgres, "etcd": etcd}
 
+// places counts the empty ones that were given out.
 var places atomic.Int32
+
+func etcd(t *testing.T) string {
+	return "etcd://" + strings.Join(databases.StartEtcd(t, 3).Endpoints(), ",") + fmt.Sprint("/takeover", places.Add(1))
+}
 
 func postgres(t *testing.T) string {
 	dsn := servers.Postgres(t)
