@@ -4,12 +4,15 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"txmesh/tests/databases"
 )
 
 // size is how much a test does; TXMESH_TAKEOVER=full is what the figures in docs/status.md are of.
@@ -193,4 +196,60 @@ func closedPort(t *testing.T) string {
 	}
 	defer l.Close()
 	return l.Addr().String()
+}
+
+// While the store has no majority, new transactions are refused with Retry-After, open ones wait, and what belongs to none
+// flows. Afterwards everything goes on, and nothing is lost.
+func TestATimeWithoutTheStore(t *testing.T) {
+	cluster := databases.StartEtcd(t, 3)
+	w, b := newWorld(t, "etcd://"+strings.Join(cluster.Endpoints(), ",")+"/away", policy), newBooks()
+	replica := w.start("bank/accounts", b.replica(t), nil)
+	caller := w.start("bank/transfers", b.replica(t), []*member{replica}, "--upstreams", "service=accounts,listen=127.0.0.1:0,to="+replica.at.Inbound)
+	n := size(50, 200)
+	refs, ids := make([]string, n), make([]string, n)
+	all(n, 8, func(i int) {
+		refs[i] = fmt.Sprint("away-", i)
+		ids[i], _ = opened(t, caller, refs[i])
+	})
+	for i := range 2 {
+		if err := cluster.Kill(i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	aborted := make(chan struct{})
+	go func() { // they wait
+		defer close(aborted)
+		all(n, n, func(i int) { caller.api("POST", "/v1/transactions/"+ids[i]+"/abort", `{"reason":"test"}`) })
+	}()
+	eventually(t, "new transactions are refused", 20*time.Second, func() bool {
+		status, _ := w.request("GET", "http://"+caller.at.API+"/readyz", "")
+		return status == 503
+	})
+	for range 5 {
+		req, err := http.NewRequestWithContext(t.Context(), "POST", "http://"+caller.at.API+"/v1/transactions", strings.NewReader("{}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+caller.token)
+		res, err := w.client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := res.Body.Close(); err != nil || res.StatusCode != 503 || res.Header.Get("Retry-After") == "" {
+			t.Errorf("begin while the store is away = %d %v, want 503 with Retry-After", res.StatusCode, res.Header)
+		}
+		if status, text := w.request("GET", "http://"+replica.at.Inbound+"/entries/nothing", ""); status != 404 {
+			t.Errorf("untagged request = %d %s, want what the service says", status, text)
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+	b.balance(t, refs, 0)
+	for i := range 2 {
+		if err := cluster.Restart(i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-aborted
+	eventually(t, "all have ended", time.Minute, func() bool { return caller.open(1) == 0 })
+	b.balance(t, refs, 1)
 }
