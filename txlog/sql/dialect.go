@@ -19,7 +19,7 @@ type dialect interface {
 	limits(ctx context.Context, db *sql.DB) error
 	// bodyMax is the size of the largest value that it takes.
 	bodyMax() int
-	// pipeline makes the fence and the statements one transaction and one round trip; errFence says that the fence held.
+	// pipeline makes the fence and the statements one transaction and one round trip; errFence says that it did not let pass.
 	// Only where pipelines says so.
 	pipeline(ctx context.Context, db *sql.DB, f *fence, stmts []statement) error
 	pipelines() bool

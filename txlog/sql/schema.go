@@ -14,7 +14,7 @@ import (
 // schemaVersion is what this release reads and writes. A later one adds a case to migrate.
 const schemaVersion = 1
 
-// tables are those of version 1; %s are the types of bytes with their bounds, and of long ones.
+// tables are those of version 1. {64} is the type of up to 64 bytes, {long} that of any number.
 func tables() []string {
 	return []string{
 		`CREATE TABLE IF NOT EXISTS txmesh_leases (owner {64} NOT NULL, epoch BIGINT NOT NULL, beat BIGINT NOT NULL,
@@ -148,6 +148,6 @@ func connect(o Options) (*sql.DB, dialect, error) {
 	}
 	db.SetMaxOpenConns(o.Conns)
 	db.SetMaxIdleConns(o.Conns)
-	db.SetConnMaxIdleTime(max(o.Timeout/2, time.Second/2)) // before the server ends it, by wait_timeout
+	db.SetConnMaxIdleTime(max(o.Timeout/3, time.Second/3)) // before the server ends it, by wait_timeout
 	return db, d, nil
 }
