@@ -1,6 +1,7 @@
 package etcd_test
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -65,4 +66,48 @@ func count(t *testing.T, s txlog.Store, id txn.ID) int {
 		n++
 	}
 	return n
+}
+
+// TestARefusedAppendTakesNothingAlong: those that come with one that is refused, and touch the same transactions, are
+// written as if it had never been there.
+func TestARefusedAppendTakesNothingAlong(t *testing.T) {
+	c := databases.StartEtcd(t, 1)
+	e := open(t, c)
+	mustDo(t, claim(t, e, "BBBBBBBBBBBBB").Append(t.Context(), []txlog.Entry{began("taken", 0)}, true))
+	s := claim(t, e, owner)
+	mustDo(t, s.Append(t.Context(), []txlog.Entry{began("known", 0)}, true))
+	enlisted := func(i int) txlog.Entry {
+		return txlog.Entry{Tx: "known", At: time.Unix(2, 0), Record: txn.Enlisted{Branch: txn.Branch{ID: fmt.Sprint(i)}}}
+	}
+	const n = 80
+	var all sync.WaitGroup
+	for i := range n {
+		fresh := began(fmt.Sprint("fresh", i/2), 0)
+		all.Go(func() {
+			if i%2 == 0 {
+				err := s.Append(t.Context(), []txlog.Entry{enlisted(i), fresh, began("taken", 0)}, true)
+				if !errors.Is(err, txlog.ErrTaken) {
+					t.Errorf("append with a taken id: %v, want ErrTaken", err)
+				}
+				return
+			}
+			if err := s.Append(t.Context(), []txlog.Entry{fresh, enlisted(i)}, true); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	for i := range n / 2 {
+		id := txn.ID(fmt.Sprint("fresh", i))
+		if of, err := e.OwnerOf(t.Context(), id); err != nil || of != owner || count(t, s, id) != 1 {
+			t.Errorf("%s has %d entries, owner %q, %v; want 1", id, count(t, s, id), of, err)
+		}
+	}
+	found, _, err := s.List(t.Context(), txlog.Query{Limit: 2 * n})
+	mustDo(t, err)
+	for _, sum := range found {
+		if sum.ID == "known" && (sum.Branches != n/2 || count(t, s, "known") != 1+n/2) {
+			t.Errorf("%d branches in the list and %d entries, want %d and one more", sum.Branches, count(t, s, "known"), n/2)
+		}
+	}
 }
