@@ -14,6 +14,7 @@ import (
 	"txmesh/sidecar/peer"
 	"txmesh/sidecar/takeover"
 	"txmesh/txlog"
+	"txmesh/txn"
 )
 
 // newOwners makes what runs the journals, of which none is held yet.
@@ -43,14 +44,49 @@ func (s *Sidecar) newKeeper() error {
 
 // hold takes this sidecar's own journal and goes on with what is open in it.
 func (s *Sidecar) hold(ctx context.Context) error {
+	if err := s.keepPolicies(ctx); err != nil {
+		return err
+	}
 	if s.shared == nil {
-		return s.owners.Hold(ctx, txlog.Owner{ID: s.owner, Epoch: 1})
+		if err := s.owners.Hold(ctx, txlog.Owner{ID: s.owner, Epoch: 1}); err != nil {
+			return err
+		}
+		return s.restore(ctx)
 	}
 	lease, err := s.keeper.Start(ctx)
 	if err != nil {
 		return err
 	}
-	return s.adopt(ctx, lease.Owner, s.cfg.Service)
+	if err := s.adopt(ctx, lease.Owner, s.cfg.Service); err != nil {
+		return err
+	}
+	return s.restore(ctx)
+}
+
+// restore rebuilds the map of calls in flight.
+func (s *Sidecar) restore(ctx context.Context) error {
+	var open []txn.State
+	s.owners.Each(func(st txn.State) { open = append(open, st) })
+	if err := s.gate.Restore(ctx, open); err != nil {
+		return fmt.Errorf("rebuild the map of calls in flight: %w", err)
+	}
+	return nil
+}
+
+// keepLeases keeps what this sidecar holds of a shared store, once it holds its own journal: untagged traffic does not
+// wait for a store that is away.
+func (s *Sidecar) keepLeases(ctx context.Context, held error) {
+	for pause := 200 * time.Millisecond; held != nil; pause = min(2*pause, s.cfg.Lease) {
+		s.log.Warn("no transactions are taken: the own journal is not held", "error", held)
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return
+		}
+		held = s.hold(ctx)
+	}
+	s.leased.Store(true)
+	s.keeper.Run(ctx)
 }
 
 func (s *Sidecar) adopt(ctx context.Context, o txlog.Owner, _ string) error {
@@ -97,7 +133,11 @@ func (s *Sidecar) offered() func(owner string, epoch uint64) {
 	if s.shared == nil {
 		return nil
 	}
-	return func(owner string, epoch uint64) { s.keeper.Offered(txlog.Owner{ID: owner, Epoch: epoch}) }
+	return func(owner string, epoch uint64) {
+		if s.leased.Load() {
+			s.keeper.Offered(txlog.Owner{ID: owner, Epoch: epoch})
+		}
+	}
 }
 
 // addressOf finds the peer port of who holds the journal of an owner.
@@ -171,6 +211,9 @@ func (r *runners) Name() (string, error) {
 // lease has lapsed. Where that is not known, it is not.
 func (r *runners) Gone(ctx context.Context, name string) bool {
 	owner, epoch, _ := strings.Cut(name, "/")
+	if !r.leased.Load() {
+		return false
+	}
 	if live, known := r.keeper.Live(owner); known && !live {
 		return true
 	}

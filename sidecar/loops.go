@@ -154,6 +154,8 @@ func (s *Sidecar) phases(ctx context.Context, owner string, ids []txn.ID) (map[t
 // gaugeLoop keeps the gauges true to the second.
 func (s *Sidecar) gaugeLoop(ctx context.Context) {
 	every(ctx, reportEvery, func() {
+		// The next round tells of what fails; until then the last good set stays.
+		_ = s.keepPolicies(ctx)
 		m, now := s.metrics, time.Now()
 		age := func(t time.Time) float64 {
 			if t.IsZero() {

@@ -206,7 +206,7 @@ func (s *Sidecar) shutdown() error {
 // handOver gives the journals of a shared store to those who come next. Nothing is served any more: a replica that finds
 // a row of a call of this sidecar can believe that it runs no longer.
 func (s *Sidecar) handOver() error {
-	if s.keeper == nil {
+	if !s.leased.Load() {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.Lease)

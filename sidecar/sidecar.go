@@ -22,7 +22,6 @@ import (
 	"txmesh/sidecar/peer"
 	"txmesh/sidecar/takeover"
 	"txmesh/txlog"
-	"txmesh/txn"
 )
 
 // Sidecar is one data plane. Many can live in one process.
@@ -41,10 +40,12 @@ type Sidecar struct {
 	metrics *metrics
 	docs    *documents
 	set     atomic.Pointer[policies.Set]
-	watch   *policies.Watcher // nil without policies
+	unkept  atomic.Pointer[policies.Set] // its documents are not in the shared store yet; nil: none
+	watch   *policies.Watcher            // nil without policies
 
 	owners    *owners.Owners
 	keeper    *takeover.Keeper // nil: the store is embedded
+	leased    atomic.Bool      // keeper has claimed the own journal and runs
 	caller    *outbound.Caller
 	app       *outbound.App
 	dtm       *dtm.Service // nil: no clients of DTM are served
@@ -133,13 +134,9 @@ func (s *Sidecar) Run(ctx context.Context, ready func(Addresses)) error {
 			return err
 		}
 	}
-	if err := s.hold(background); err != nil {
-		return fmt.Errorf("load journal: %w", err)
-	}
-	var open []txn.State
-	s.owners.Each(func(st txn.State) { open = append(open, st) })
-	if err := s.gate.Restore(ctx, open); err != nil {
-		return fmt.Errorf("rebuild the map of calls in flight: %w", err)
+	held := s.hold(background)
+	if held != nil && (s.shared == nil || !errors.Is(held, txlog.ErrUnavailable)) {
+		return fmt.Errorf("load journal: %w", held)
 	}
 
 	// Listeners open last: a call that arrives finds everything that was durable before.
@@ -149,7 +146,7 @@ func (s *Sidecar) Run(ctx context.Context, ready func(Addresses)) error {
 	failed := s.serve()
 	running := []func(context.Context){s.directory.Run, s.trimLoop, s.sweepLoop, s.gaugeLoop}
 	if s.keeper != nil {
-		running = append(running, s.keeper.Run)
+		running = append(running, func(ctx context.Context) { s.keepLeases(ctx, held) })
 	}
 	for _, loop := range running {
 		loops.Go(func() { loop(background) })

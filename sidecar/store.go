@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,6 +18,7 @@ import (
 	"txmesh/txlog"
 	"txmesh/txlog/badger"
 	"txmesh/txlog/etcd"
+	"txmesh/txlog/late"
 	"txmesh/txlog/sql"
 )
 
@@ -48,23 +48,32 @@ func (s *Sidecar) openStore() error {
 	return nil
 }
 
-// openMax bounds how long the start waits for a shared store.
-const openMax = 15 * time.Second
+// openMax bounds one try to reach a shared store.
+const openMax = 5 * time.Second
 
+// openShared opens the shared store, later if it cannot be reached now.
 func openShared(cfg Config, log *slog.Logger) (txlog.Shared, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), openMax)
-	defer cancel()
-	if !strings.HasPrefix(cfg.Store, "etcd://") {
-		return sql.Open(ctx, sql.Options{DSN: cfg.Store, RetainBytes: cfg.RetentionBytes, Log: log})
-	}
-	u, err := url.Parse(cfg.Store)
+	shared, err := late.Open(context.Background(), func(ctx context.Context) (txlog.Shared, error) {
+		ctx, cancel := context.WithTimeout(ctx, openMax)
+		defer cancel()
+		if !strings.HasPrefix(cfg.Store, "etcd://") {
+			return sql.Open(ctx, sql.Options{DSN: cfg.Store, RetainBytes: cfg.RetentionBytes, Log: log})
+		}
+		return openEtcd(ctx, cfg, log)
+	}, log)
 	if err != nil {
 		return nil, err
 	}
-	o := etcd.Options{Endpoints: strings.Split(u.Host, ","), Prefix: u.Path, RetainBytes: cfg.RetentionBytes, Log: log, User: u.User.Username()}
-	o.Password, _ = u.User.Password()
-	if o.Prefix != "" && !strings.HasSuffix(o.Prefix, "/") {
-		o.Prefix += "/"
+	return shared, nil
+}
+
+func openEtcd(ctx context.Context, cfg Config, log *slog.Logger) (txlog.Shared, error) {
+	o, err := etcd.ParseURL(cfg.Store)
+	if err != nil {
+		return nil, err
+	}
+	if o.Log = log; o.RetainBytes == 0 {
+		o.RetainBytes = cfg.RetentionBytes
 	}
 	return etcd.Open(ctx, o)
 }

@@ -85,7 +85,10 @@ func (s *Sidecar) loadPolicies() error {
 		return fmt.Errorf("policies:\n%w", err)
 	}
 	set := s.watch.Current()
-	if err := s.docs.keepAll(context.Background(), set); err != nil {
+	switch err := s.docs.keepAll(context.Background(), set); {
+	case errors.Is(err, txlog.ErrUnavailable):
+		s.unkept.Store(set) // nothing begins before it is
+	case err != nil:
 		return err
 	}
 	// The watcher may have been faster with a newer set.
@@ -99,14 +102,33 @@ func (s *Sidecar) loadPolicies() error {
 func (s *Sidecar) policiesChanged(set *policies.Set) {
 	if err := s.docs.keepAll(context.Background(), set); err != nil {
 		s.policiesFailed(err)
+		if errors.Is(err, txlog.ErrUnavailable) {
+			s.unkept.Store(set)
+		}
 		return
 	}
+	s.unkept.Store(nil)
 	s.set.Store(set)
 	s.metrics.reloads.Inc(1)
 	s.log.Info("policies reloaded", "starts", len(set.Starts()), "calls", len(set.Calls()))
 	for _, w := range set.Warnings() {
 		s.log.Warn("policy warning", "finding", w.String())
 	}
+}
+
+// keepPolicies puts a set in force whose documents could not be kept while the store was away.
+func (s *Sidecar) keepPolicies(ctx context.Context) error {
+	set := s.unkept.Load()
+	if set == nil {
+		return nil
+	}
+	if err := s.docs.keepAll(ctx, set); err != nil {
+		return err
+	}
+	if s.unkept.CompareAndSwap(set, nil) {
+		s.set.Store(set)
+	}
+	return nil
 }
 
 func (s *Sidecar) policiesFailed(err error) {
@@ -122,9 +144,13 @@ func (s *Sidecar) wirePeers(auth *peer.Auth) error {
 	s.client = peer.NewClient(auth, s.cfg.PeerTimeout, func(ctx context.Context, owner string) (string, error) {
 		return s.addressOf(ctx, owner)
 	})
+	var rows txlog.Table
+	if s.shared == nil { // it must start without a shared store
+		rows = s.store.Table("peers")
+	}
 	var err error
 	s.directory, err = peer.NewDirectory(context.Background(), peer.DirectoryOptions{Peers: s.cfg.Peers, Ask: s.client.Identity,
-		Names: net.DefaultResolver.LookupHost, Rows: s.store.Table("peers"), Log: s.log})
+		Names: net.DefaultResolver.LookupHost, Rows: rows, Log: s.log})
 	return err
 }
 

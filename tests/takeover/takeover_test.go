@@ -3,11 +3,16 @@ package takeover
 import (
 	"encoding/json"
 	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
+
+	"txmesh/tests/databases"
 )
 
 // size is how much a test does; TXMESH_TAKEOVER=full is what the figures in docs/status.md are of.
@@ -70,16 +75,15 @@ func adoption(t *testing.T, store string, open int) (total, adopted time.Duratio
 		first.api("POST", "/v1/transactions", fmt.Sprintf(`{"mode":"saga","branches":[{"action":%s,"compensate":%s}]}`,
 			aim("POST", "/entries/"+strconv.Itoa(i)), aim("DELETE", "/entries/"+strconv.Itoa(i))))
 	})
-	if n := second.open(); n != open {
+	if n := second.open(1000); n != open {
 		t.Fatalf("%d are open before the kill, want %d", n, open)
 	}
 	at := time.Now()
 	first.process.Kill()
 	close(b.down)
-	eventually(t, "the journal is adopted", 20*time.Second, func() bool { return second.metric("txmesh_journals_adopted_total") > 0 })
-	adopted = time.Since(at)
-	eventually(t, "all have ended", 60*time.Second, func() bool { return second.open() == 0 })
+	eventually(t, "all have ended", 60*time.Second, func() bool { return second.open(1) == 0 })
 	total = time.Since(at)
+	adopted = second.said("journal adopted").Sub(at)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for i := range open {
@@ -129,7 +133,7 @@ func TestAnUndoMayArriveAtAnotherReplica(t *testing.T) {
 			}
 			callers[i%2].api("POST", "/v1/transactions/"+ids[i]+"/abort", `{"reason":"test"}`)
 		})
-		eventually(t, "all have ended", time.Minute, func() bool { return callers[0].open() == 0 })
+		eventually(t, "all have ended", time.Minute, func() bool { return callers[0].open(1) == 0 })
 		b.balance(t, refs, 1)
 	})
 }
@@ -162,7 +166,90 @@ func TestAnUndoOutlivesTheReplicaThatServedTheCall(t *testing.T) {
 		replicas[0].process.Kill()
 		<-answered
 		all(n, 16, func(i int) { callers[0].api("POST", "/v1/transactions/"+ids[i]+"/abort", `{"reason":"test"}`) })
-		eventually(t, "all have ended", time.Minute, func() bool { return callers[0].open() == 0 })
+		eventually(t, "all have ended", time.Minute, func() bool { return callers[0].open(1) == 0 })
 		b.balance(t, refs, 1)
 	})
+}
+
+// A sidecar that starts while the store is away passes what belongs to no transaction, takes none, and says so. When the
+// store comes, it goes on by itself.
+func TestASidecarStartsWithoutTheStore(t *testing.T) {
+	store := "postgres://postgres@" + closedPort(t) + "/postgres?sslmode=disable"
+	w, b := newWorld(t, store, policy), newBooks()
+	m := w.start("bank/accounts", b.replica(t), nil)
+	if status, text := w.request("GET", "http://"+m.at.Inbound+"/entries/x", ""); status != 404 {
+		t.Errorf("untagged request = %d %s, want what the service says", status, text)
+	}
+	if status, text := w.request("GET", "http://"+m.at.API+"/readyz", ""); status != 503 || !strings.Contains(text, "store") {
+		t.Errorf("readiness = %d %s, want 503 and why", status, text)
+	}
+	if status, text := w.request("POST", "http://"+m.at.API+"/v1/transactions", `{}`, "Authorization", "Bearer "+m.token); status != 503 {
+		t.Errorf("begin = %d %s, want 503", status, text)
+	}
+}
+
+// closedPort is an address where nobody listens.
+func closedPort(t *testing.T) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// While the store has no majority, new transactions are refused with Retry-After, open ones wait, and what belongs to none
+// flows. Afterwards everything goes on, and nothing is lost.
+func TestATimeWithoutTheStore(t *testing.T) {
+	cluster := databases.StartEtcd(t, 3)
+	w, b := newWorld(t, "etcd://"+strings.Join(cluster.Endpoints(), ",")+"/away", policy), newBooks()
+	replica := w.start("bank/accounts", b.replica(t), nil)
+	caller := w.start("bank/transfers", b.replica(t), []*member{replica}, "--upstreams", "service=accounts,listen=127.0.0.1:0,to="+replica.at.Inbound)
+	n := size(50, 200)
+	refs, ids := make([]string, n), make([]string, n)
+	all(n, 8, func(i int) {
+		refs[i] = fmt.Sprint("away-", i)
+		ids[i], _ = opened(t, caller, refs[i])
+	})
+	for i := range 2 {
+		if err := cluster.Kill(i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	aborted := make(chan struct{})
+	go func() { // they wait
+		defer close(aborted)
+		all(n, n, func(i int) { caller.api("POST", "/v1/transactions/"+ids[i]+"/abort", `{"reason":"test"}`) })
+	}()
+	eventually(t, "new transactions are refused", 20*time.Second, func() bool {
+		status, _ := w.request("GET", "http://"+caller.at.API+"/readyz", "")
+		return status == 503
+	})
+	for range 5 {
+		req, err := http.NewRequestWithContext(t.Context(), "POST", "http://"+caller.at.API+"/v1/transactions", strings.NewReader("{}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+caller.token)
+		res, err := w.client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := res.Body.Close(); err != nil || res.StatusCode != 503 || res.Header.Get("Retry-After") == "" {
+			t.Errorf("begin while the store is away = %d %v, want 503 with Retry-After", res.StatusCode, res.Header)
+		}
+		if status, text := w.request("GET", "http://"+replica.at.Inbound+"/entries/nothing", ""); status != 404 {
+			t.Errorf("untagged request = %d %s, want what the service says", status, text)
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+	b.balance(t, refs, 0)
+	for i := range 2 {
+		if err := cluster.Restart(i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-aborted
+	eventually(t, "all have ended", time.Minute, func() bool { return caller.open(1) == 0 })
+	b.balance(t, refs, 1)
 }

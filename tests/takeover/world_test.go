@@ -1,7 +1,7 @@
 package takeover
 
 import (
-	"bytes"
+	"database/sql"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -45,8 +46,27 @@ func TestMain(m *testing.M) {
 }
 
 // engines are the shared stores, each with what gives the test an empty one.
-var engines = map[string]func(t *testing.T) string{
-	"postgres": func(t *testing.T) string { return servers.Postgres(t) },
+var engines = map[string]func(t *testing.T) string{"postgres": postgres, "etcd": etcd}
+
+// places counts the empty ones that were given out.
+var places atomic.Int32
+
+func etcd(t *testing.T) string {
+	return "etcd://" + strings.Join(databases.StartEtcd(t, 3).Endpoints(), ",") + fmt.Sprint("/takeover", places.Add(1))
+}
+
+func postgres(t *testing.T) string {
+	dsn := servers.Postgres(t)
+	name := fmt.Sprint("takeover", places.Add(1))
+	db, err := sql.Open("pgx", dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.Exec("CREATE SCHEMA " + name); err != nil {
+		t.Fatal(err)
+	}
+	return dsn + "&search_path=" + name
 }
 
 // world is a mesh on one shared store.
@@ -178,37 +198,30 @@ func (m *member) api(method, path, body string) string {
 	return text
 }
 
-// open counts the transactions that have not ended, as a sidecar reads them from the store.
-func (m *member) open() int {
-	n, from := 0, ""
-	for {
-		var page struct {
-			Transactions []struct{ Status string }
-			Next         string
-		}
-		text := m.api("GET", "/v1/transactions?limit=1000&status=open,committing,aborting,stuck"+from, "")
-		if err := json.NewDecoder(bytes.NewReader([]byte(text))).Decode(&page); err != nil {
-			m.w.t.Fatalf("list: %v in %s", err, text)
-		}
-		n += len(page.Transactions)
-		if page.Next == "" {
-			return n
-		}
-		from = "&from=" + page.Next
+// open counts the transactions that have not ended, as a sidecar reads them from the store, up to a limit.
+func (m *member) open(limit int) int {
+	var page struct{ Transactions []struct{ Phase string } }
+	text := m.api("GET", fmt.Sprintf("/v1/transactions?limit=%d&phase=open&phase=committing&phase=aborting&phase=stuck", limit), "")
+	if err := json.Unmarshal([]byte(text), &page); err != nil {
+		m.w.t.Fatalf("list: %v in %s", err, text)
 	}
+	return len(page.Transactions)
 }
 
-// metric reads one series.
-func (m *member) metric(name string) (value float64) {
-	_, text := m.w.request("GET", "http://"+m.at.API+"/metrics", "")
-	for line := range strings.Lines(text) {
-		if rest, ok := strings.CutPrefix(line, name+" "); ok {
-			if _, err := fmt.Sscan(rest, &value); err != nil {
-				m.w.t.Fatal(err)
-			}
+// said returns when a sidecar logged a message for the first time.
+func (m *member) said(message string) time.Time {
+	m.w.t.Helper()
+	for line := range strings.Lines(m.process.Output()) {
+		var l struct {
+			Time time.Time
+			Msg  string
+		}
+		if json.Unmarshal([]byte(line), &l) == nil && l.Msg == message {
+			return l.Time
 		}
 	}
-	return value
+	m.w.t.Fatalf("%s never said %q", m.process.Name, message)
+	return time.Time{}
 }
 
 // all runs f side by side, for each number below n, by so many workers.

@@ -190,7 +190,7 @@ func (s *Store) refuse(g *group) {
 
 // transact writes the group as a transaction of many round trips.
 func (s *Store) transact(ctx context.Context, g *group, f *fence) (p *plan, err error) {
-	err = s.e.within(ctx, func(tx *sql.Tx) error {
+	err = s.e.within(ctx, func(tx *sql.Conn) error {
 		if f != nil {
 			n, err := s.e.change(ctx, tx, "UPDATE txmesh_fences SET turn = ? WHERE owner = ? AND epoch = ? AND turn = ?",
 				f.next, []byte(f.owner.ID), int64(f.owner.Epoch), f.turn)

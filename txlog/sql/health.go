@@ -2,10 +2,17 @@ package sql
 
 import (
 	"context"
+	"database/sql/driver"
+	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net"
+	"strings"
 	"sync"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"txmesh/txlog"
 )
@@ -86,4 +93,20 @@ func (h *health) err() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.down
+}
+
+// unreachable reports whether nothing was heard of the database, or only that it starts or ends, so that another try may
+// find it.
+func unreachable(err error) bool {
+	var network net.Error
+	var pg *pgconn.PgError
+	switch {
+	case errors.As(err, &pg):
+		return strings.HasPrefix(pg.Code, "57P") // starting, or shutting down
+	case errors.As(err, &network), errors.Is(err, context.DeadlineExceeded), errors.Is(err, driver.ErrBadConn), errors.Is(err, io.EOF),
+		errors.Is(err, io.ErrUnexpectedEOF):
+		return true
+	default:
+		return false
+	}
 }

@@ -12,7 +12,7 @@ import (
 func (e *Engine) Claim(ctx context.Context, owner string, known uint64, h txlog.Holder) (txlog.Lease, error) {
 	var epoch int64
 	err := e.once(ctx, func(ctx context.Context) error {
-		return e.within(ctx, func(tx *sql.Tx) (err error) {
+		return e.within(ctx, func(tx *sql.Conn) (err error) {
 			epoch, err = e.claim(ctx, tx, owner, known, h)
 			return err
 		})
@@ -23,7 +23,7 @@ func (e *Engine) Claim(ctx context.Context, owner string, known uint64, h txlog.
 	return txlog.Lease{Owner: txlog.Owner{ID: owner, Epoch: uint64(epoch)}, Holder: h}, nil
 }
 
-func (e *Engine) claim(ctx context.Context, tx *sql.Tx, owner string, known uint64, h txlog.Holder) (epoch int64, err error) {
+func (e *Engine) claim(ctx context.Context, tx *sql.Conn, owner string, known uint64, h txlog.Holder) (epoch int64, err error) {
 	if _, err := e.change(ctx, tx, "UPDATE txmesh_store SET epoch = epoch + 1 WHERE id = 1"); err != nil {
 		return 0, err
 	}
@@ -86,7 +86,7 @@ func (e *Engine) setLease(ctx context.Context, o txlog.Owner, set string) error 
 // Retire implements txlog.Leases.
 func (e *Engine) Retire(ctx context.Context, o txlog.Owner) error {
 	err := e.once(ctx, func(ctx context.Context) error {
-		return e.within(ctx, func(tx *sql.Tx) error { return e.retire(ctx, tx, o) })
+		return e.within(ctx, func(tx *sql.Conn) error { return e.retire(ctx, tx, o) })
 	})
 	if err != nil {
 		return fmt.Errorf("retire %s at epoch %d: %w", o.ID, o.Epoch, err)
@@ -94,7 +94,7 @@ func (e *Engine) Retire(ctx context.Context, o txlog.Owner) error {
 	return nil
 }
 
-func (e *Engine) retire(ctx context.Context, tx *sql.Tx, o txlog.Owner) error {
+func (e *Engine) retire(ctx context.Context, tx *sql.Conn, o txlog.Owner) error {
 	for _, table := range []string{"txmesh_leases", "txmesh_fences"} { // no append passes from here on
 		n, err := e.change(ctx, tx, "DELETE FROM "+table+" WHERE owner = ? AND epoch = ?", []byte(o.ID), int64(o.Epoch))
 		if err == nil && n == 0 {

@@ -3,6 +3,7 @@ package sql
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"iter"
@@ -57,17 +58,29 @@ func answers(err error) bool {
 	return false
 }
 
-// within does f in one transaction. Neither an error of f nor one before the commit leaves anything.
-func (e *Engine) within(ctx context.Context, f func(*sql.Tx) error) error {
-	tx, err := e.db.BeginTx(ctx, nil)
+// within does f in one transaction. Neither an error of f nor one before the commit leaves anything. It commits by a
+// statement of its own: the Commit of database/sql takes no context, and would wait for ever for a database that hangs.
+func (e *Engine) within(ctx context.Context, f func(*sql.Conn) error) error {
+	c, err := e.db.Conn(ctx)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = tx.Rollback() }() // after a commit it does nothing
-	if err := f(tx); err != nil {
+	defer func() { _ = c.Close() }() // back into the pool
+	do := func(statement string) error {
+		_, err := c.ExecContext(ctx, statement)
 		return err
 	}
-	return tx.Commit()
+	err = do("BEGIN")
+	if err == nil {
+		err = f(c)
+	}
+	if err == nil {
+		err = do("COMMIT")
+	}
+	if err != nil && do("ROLLBACK") != nil {
+		_ = c.Raw(func(any) error { return driver.ErrBadConn }) // the server rolls back what has no connection
+	}
+	return err
 }
 
 // change executes a statement and returns how many rows it fitted.

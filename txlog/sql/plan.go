@@ -133,7 +133,7 @@ func (l *live) row() []any {
 
 // lookUp reads what the database has of the group's transactions that are not live here. Their rows are locked, so that
 // nobody forgets them meanwhile.
-func (s *Store) lookUp(ctx context.Context, tx *sql.Tx, g *group) (map[txn.ID]*live, error) {
+func (s *Store) lookUp(ctx context.Context, tx *sql.Conn, g *group) (map[txn.ID]*live, error) {
 	want := map[txn.ID]bool{}
 	for _, r := range g.reqs {
 		for _, e := range r.entries {

@@ -64,7 +64,7 @@ type Engine struct {
 var _ txlog.Shared = (*Engine)(nil)
 
 // Open connects, and makes or migrates the tables as far as it is needed. ErrNewer says that a later release has
-// migrated them.
+// migrated them, txlog.ErrUnavailable that the database cannot be reached at present.
 func Open(ctx context.Context, o Options) (*Engine, error) {
 	o = o.withDefaults()
 	db, d, err := connect(o)
@@ -81,6 +81,9 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 		return e.d.limits(ctx, db)
 	}
 	if err := setup(); err != nil {
+		if unreachable(err) {
+			err = fmt.Errorf("%w: %w", txlog.ErrUnavailable, err)
+		}
 		return nil, fmt.Errorf("open shared store: %w", errors.Join(err, db.Close()))
 	}
 	e.health = watch(e.probe, o.Log)

@@ -32,17 +32,19 @@ func TestMain(m *testing.M) {
 // kinds are the databases of these tests: each makes an empty place and returns its DSN.
 var kinds = []struct {
 	name  string
-	place func(testing.TB) string
+	place func(testing.TB, *databases.Set) string
 }{{"postgres", postgresPlace}, {"mariadb", mariadbPlace}}
 
-func postgresPlace(t testing.TB) string {
+func postgresPlace(t testing.TB, set *databases.Set) string {
+	t.Helper()
 	dsn := set.Postgres(t)
 	name := fmt.Sprint("place", places.Add(1))
 	execute(t, "pgx", dsn, "CREATE SCHEMA "+name)
 	return dsn + "&search_path=" + name
 }
 
-func mariadbPlace(t testing.TB) string {
+func mariadbPlace(t testing.TB, set *databases.Set) string {
+	t.Helper()
 	dsn := set.MariaDB(t)
 	name := fmt.Sprint("place", places.Add(1))
 	execute(t, "mysql", dsn, "CREATE DATABASE "+name)
@@ -80,7 +82,7 @@ func TestSQLConforms(t *testing.T) {
 	for _, k := range kinds {
 		t.Run(k.name, func(t *testing.T) {
 			txlogtest.RunShared(t, func(t *testing.T) txlog.Shared {
-				e, err := shared.Open(t.Context(), shared.Options{DSN: k.place(t), RetainBytes: txlogtest.RetainBytes})
+				e, err := shared.Open(t.Context(), shared.Options{DSN: k.place(t, &set), RetainBytes: txlogtest.RetainBytes})
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -38,7 +38,7 @@ func (s *Store) trimBatch(ctx context.Context, before int64) (n int, err error) 
 		if err != nil {
 			return err
 		}
-		return s.e.within(ctx, func(tx *sql.Tx) error {
+		return s.e.within(ctx, func(tx *sql.Conn) error {
 			ids, err := s.e.oldest(ctx, tx, before, over)
 			n = len(ids)
 			if err != nil || n == 0 {
@@ -69,7 +69,7 @@ func (e *Engine) over(ctx context.Context) (int64, error) {
 }
 
 // oldest locks the finished transactions to forget.
-func (e *Engine) oldest(ctx context.Context, tx *sql.Tx, before, over int64) (ids []txn.ID, err error) {
+func (e *Engine) oldest(ctx context.Context, tx *sql.Conn, before, over int64) (ids []txn.ID, err error) {
 	query, args := "SELECT id, finished, size FROM txmesh_transactions WHERE done = 1", []any{}
 	if over <= 0 {
 		query, args = query+" AND finished < ?", []any{before}
