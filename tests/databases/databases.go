@@ -1,4 +1,4 @@
-// Package databases starts real databases for tests: MariaDB, PostgreSQL and Redis, each a process of this test run, in
+// Package databases starts real databases for tests: MariaDB, PostgreSQL, Redis and etcd, each a process of this test run, in
 // a folder of its own and on a free port of the loopback. It installs nothing: a test whose database is not on this
 // machine is skipped and says which package has it. Start at Set.
 package databases

@@ -197,8 +197,12 @@ func (c *Etcd) close() {
 	}
 }
 
-// etcdBinary returns the server, built of tests/etcd, from the user's cache.
+// etcdBinary returns the server that TXMESH_ETCD names, to try another release, or else the one built of tests/etcd, from
+// the user's cache.
 func etcdBinary() (string, error) {
+	if bin := os.Getenv("TXMESH_ETCD"); bin != "" {
+		return bin, nil
+	}
 	_, here, _, ok := runtime.Caller(0)
 	if !ok {
 		return "", errors.New("build etcd: the binary does not know where its source is")

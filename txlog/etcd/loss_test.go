@@ -36,8 +36,8 @@ const (
 	ofTransaction = 10 // records of one
 )
 
-func startAppender(t *testing.T, c *databases.Etcd, n int) *appender {
-	a := &appender{engine: open(t, c), name: fmt.Sprintf("OWNER%08d", n)}
+func startAppender(t *testing.T, c *databases.Etcd, n int, change ...func(*etcd.Options)) *appender {
+	a := &appender{engine: open(t, c, change...), name: fmt.Sprintf("OWNER%08d", n)}
 	a.acknowledged, a.submitted = make([]atomic.Int64, writersOfEach), make([]atomic.Int64, writersOfEach)
 	l, err := a.engine.Claim(t.Context(), a.name, 0, txlog.Holder{Sidecar: a.name})
 	if err != nil {
@@ -65,8 +65,7 @@ func (a *appender) record(w int, n int64) txlog.Entry {
 	return e
 }
 
-// write appends until the context ends. An append that fails is tried again only once the engine knows what became of
-// it: what is unknown is a transaction of its own that nobody goes on with.
+// write appends until the context ends.
 func (a *appender) write(ctx context.Context, t *testing.T, w int) {
 	for n := int64(0); ctx.Err() == nil; n++ {
 		a.submitted[w].Store(n + 1)

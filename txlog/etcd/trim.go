@@ -35,8 +35,8 @@ func (e *Engine) trim(ctx context.Context, before time.Time) (int, error) {
 	}
 	over := finished - trimmed.Bytes - e.opts.RetainBytes
 	forgotten := 0
-	for {
-		batch, err := e.victims(ctx, before, over)
+	for from := e.keys.finishedAll(); ; {
+		batch, err := e.victims(ctx, from, before, over)
 		if err != nil || len(batch) == 0 {
 			return forgotten, err
 		}
@@ -44,6 +44,7 @@ func (e *Engine) trim(ctx context.Context, before time.Time) (int, error) {
 		if err != nil || done == nil {
 			return forgotten, err
 		}
+		from = batch[len(batch)-1].row + "\x00" // from the first on, etcd would walk over all that has just been removed
 		for i, v := range batch {
 			if done[i] {
 				over -= v.end.Bytes
@@ -69,11 +70,11 @@ func (e *Engine) finishedBytes(ctx context.Context) (int64, error) {
 	return sum, nil
 }
 
-// victims returns the next to be forgotten: those that finished before the time, and the oldest as long as so many
-// bytes are over the limit.
-func (e *Engine) victims(ctx context.Context, before time.Time, over int64) ([]victim, error) {
-	all := e.keys.finishedAll()
-	r, err := e.read(ctx, clientv3.OpGet(all, clientv3.WithPrefix(), clientv3.WithLimit(trimMax)))
+// victims returns the next to be forgotten from a key on: those that finished before the time, and the oldest as long as
+// so many bytes are over the limit.
+func (e *Engine) victims(ctx context.Context, from string, before time.Time, over int64) ([]victim, error) {
+	end := clientv3.GetPrefixRangeEnd(e.keys.finishedAll())
+	r, err := e.read(ctx, clientv3.OpGet(from, clientv3.WithRange(end), clientv3.WithLimit(trimMax)))
 	if err != nil {
 		return nil, err
 	}
