@@ -44,8 +44,9 @@ const policy = "apiVersion: txmesh.io/v1beta1\nkind: TransactionPolicy\nmetadata
 type plane struct {
 	t *testing.T
 	Addresses
-	cfg  Config
-	stop func()
+	plane *ControlPlane
+	cfg   Config
+	stop  func()
 }
 
 // start runs a control plane with times that suit tests, as edited, until stop or the end of the test.
@@ -71,6 +72,7 @@ func start(t *testing.T, edit func(*Config)) *plane {
 	if err != nil {
 		t.Fatal(err)
 	}
+	p.plane = c
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, done := make(chan Addresses, 1), make(chan error, 1)
 	go func() { done <- c.Run(ctx, func(a Addresses) { ready <- a }) }()
