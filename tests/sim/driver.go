@@ -56,6 +56,7 @@ func newDriver(n, of *node) *driver {
 
 // load restores what the journal holds. The ports open when that has become durable.
 func (d *driver) load() {
+	d.opening = true
 	if d.n.w.fleet != nil {
 		d.n.w.spawn(&d.n.side.process, d.open)
 		return
@@ -73,7 +74,6 @@ func (d *driver) load() {
 }
 
 func (d *driver) restore(es []txlog.Entry) {
-	d.opening = true
 	d.of.minds++
 	d.loads = d.of.minds
 	d.shard.Load(d.n.now(), es)
@@ -277,7 +277,7 @@ func (d *driver) opened() {
 		return
 	}
 	d.opening = false
-	if d.of == d.n {
+	if d.n.runs(d.of.owner) == d && d.of == d.n {
 		d.n.listen()
 	}
 	if d.n.w.fleet != nil {
