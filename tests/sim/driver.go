@@ -29,6 +29,7 @@ type driver struct {
 	moved   []txn.ID // since the last comparison of state and journal
 	flying  map[flight]bool
 	opening bool // what was loaded is not durable yet
+	loading bool // the journal is being read
 	broken  bool // an append failed: events are refused until the journal was read anew
 	closed  bool // it runs no more
 	tenancy      // of a journal in a shared store
@@ -56,7 +57,7 @@ func newDriver(n, of *node) *driver {
 
 // load restores what the journal holds. The ports open when that has become durable.
 func (d *driver) load() {
-	d.opening = true
+	d.opening, d.loading = true, true
 	if d.n.w.fleet != nil {
 		d.n.w.spawn(&d.n.side.process, d.open)
 		return
@@ -74,8 +75,12 @@ func (d *driver) load() {
 }
 
 func (d *driver) restore(es []txlog.Entry) {
-	d.of.minds++
-	d.loads = d.of.minds
+	d.loading = false
+	d.loads = -1
+	if d.n.w.fleet == nil || d.claim == d.n.w.tenure(d.of.owner).claims { // else it is fenced already
+		d.of.minds++
+		d.loads = d.of.minds
+	}
 	d.shard.Load(d.n.now(), es)
 	d.moved = d.shard.IDs()
 	d.flush()
@@ -215,7 +220,7 @@ func (d *driver) Find(_ context.Context, key string) (txn.ID, error) {
 
 // flush hands what has gathered to the journal, unless an append is under way.
 func (d *driver) flush() {
-	if d.busy {
+	if d.busy || d.loading {
 		return
 	}
 	rd, replies := d.shard.Ready(), d.replies

@@ -340,9 +340,12 @@ func (d *driver) open(a *actor) {
 		switch {
 		case d.closed:
 		case err == nil:
+			w.logf("%s: journal of %s opened, session %d, %d entries", d.n.place, d.of.place, got.session, len(got.entries))
 			d.session = got.session
-			w.forgetLost(d.of)
 			d.restore(got.entries)
+			if d.isCurrent() {
+				w.forgetLost(d.of)
+			}
 			return
 		default:
 			a.sleep(w.between(50*time.Millisecond, time.Second))
