@@ -40,6 +40,8 @@ func arrows() []arrow {
 		{from: "interceptor/dtm", to: []string{"txn", "interceptor", "interceptor/dtm/dtmgimp"}},
 		{from: "interceptor/dtm/dtmgimp"}, // generated
 		{from: "interceptor/*", to: []string{"txn", "interceptor"}},
+		{from: "sidecar/identity"}, // it knows certificates, no transaction
+		{from: "sidecar/identity/identitytest"},
 		{from: "sidecar/*", to: []string{"txn", "txn/barrier", "txlog", "policies", "interceptor", "sidecar/engine"}},
 		{from: "controlplane/*", to: []string{"txn", "policies"}},
 		// Level 4: assembly. The two sides share policies and txn, nothing else.
