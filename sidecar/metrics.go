@@ -13,6 +13,7 @@ import (
 	"github.com/uber-go/tally/v4"
 	tallyprom "github.com/uber-go/tally/v4/prometheus"
 
+	"txmesh/sidecar/identity"
 	"txmesh/txn"
 )
 
@@ -52,7 +53,10 @@ func metricTable() []metric {
 		{"txmesh_context_carrier_overflow_total", "counter", nil, "requests whose baggage had no room for the context"},
 		{"txmesh_barrier_verdicts_total", "counter", []string{"verdict"}, "what the barrier said"},
 		{"txmesh_shadowed_total", "counter", nil, "requests that a rule in mode Shadow would have taken"},
-		{"txmesh_peer_refused_total", "counter", []string{"cause"}, "requests at the peer port that were not believed: forged, stale or replayed"},
+		{"txmesh_peer_refused_total", "counter", []string{"cause"}, "requests at the peer port that were not believed: unsigned, large, forged, stale or replayed"},
+		{"txmesh_tls_refused_total", "counter", []string{"by", "reason"}, "TLS handshakes of the mesh that were ended, by this side (self) or the other"},
+		{"txmesh_certificates_total", "counter", []string{"result"}, "certificates put in force (ok), and tries that brought none (failed)"},
+		{"txmesh_certificate_seconds", "gauge", nil, "time until this sidecar's certificate expires; 0: it has none"},
 		{"txmesh_policy_reloads_total", "counter", nil, "policy sets taken over after a change"},
 		{"txmesh_policy_reload_errors_total", "counter", nil, "changed policies that were refused; the last good set stays"},
 	}
@@ -95,6 +99,10 @@ type metrics struct {
 	lost, ambiguous, forged, overflow tally.Counter
 	shadowed, reloads, reloadErrors   tally.Counter
 	verdicts, refused                 map[string]tally.Counter
+
+	certificate  tally.Gauge
+	certificates [2]tally.Counter
+	tlsRefused   map[identity.By]map[identity.Reason]tally.Counter
 }
 
 // reportEvery is how far what is scraped may lie behind.
@@ -116,6 +124,7 @@ func newMetrics(version string) *metrics {
 		shadowed: scope.Counter("shadowed_total"), reloads: scope.Counter("policy_reloads_total"),
 		reloadErrors: scope.Counter("policy_reload_errors_total"),
 		verdicts:     map[string]tally.Counter{}, refused: map[string]tally.Counter{},
+		certificate: scope.Gauge("certificate_seconds"), tlsRefused: map[identity.By]map[identity.Reason]tally.Counter{},
 		begun: map[txn.Mode]tally.Counter{}, ended: map[txn.Mode][ends]tally.Counter{}}
 	scope.Tagged(map[string]string{"version": version, "go": runtime.Version()}).Gauge("build_info").Update(1)
 	m.tagged()
@@ -160,8 +169,17 @@ func (m *metrics) tagged() {
 	for _, v := range []string{"run", "replay", "empty", "absent", "refuse", "early", "resolve"} {
 		m.verdicts[v] = tag("verdict", v).Counter("barrier_verdicts_total")
 	}
-	for _, c := range []string{"forged", "stale", "replayed"} {
+	for _, c := range []string{"unsigned", "large", "forged", "stale", "replayed"} {
 		m.refused[c] = tag("cause", c).Counter("peer_refused_total")
+	}
+	for i, r := range []string{"failed", "ok"} {
+		m.certificates[i] = tag("result", r).Counter("certificates_total")
+	}
+	for _, by := range []identity.By{identity.Self, identity.Other} {
+		m.tlsRefused[by] = map[identity.Reason]tally.Counter{}
+		for _, r := range identity.Reasons() {
+			m.tlsRefused[by][r] = tag("by", string(by), "reason", string(r)).Counter("tls_refused_total")
+		}
 	}
 }
 
@@ -214,6 +232,10 @@ func (m *metrics) onRefused(cause string) {
 		c.Inc(1)
 	}
 }
+
+func (m *metrics) onTLSRefused(by identity.By, r identity.Reason) { m.tlsRefused[by][r].Inc(1) }
+
+func (m *metrics) onRenewed(ok bool) { m.certificates[index(ok)].Inc(1) }
 
 func index(yes bool) int {
 	if yes {

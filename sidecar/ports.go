@@ -11,6 +11,7 @@ import (
 
 	"txmesh/interceptor"
 	"txmesh/interceptor/proxy"
+	"txmesh/sidecar/identity"
 	"txmesh/sidecar/peer"
 )
 
@@ -80,10 +81,10 @@ func (s *Sidecar) bindAll(p *ports) error {
 		}
 	}
 	var err error
-	if p.api, err = p.openServer("api", s.cfg.API, s.admin, s.cfg.MaxConnections); err != nil {
+	if p.api, err = p.openServer("api", s.cfg.API, s.admin, s.cfg.MaxConnections, s.secured(identity.Optional)); err != nil {
 		return err
 	}
-	p.peer, err = p.openServer("peer", s.cfg.Peer, s.peers, s.cfg.MaxConnections)
+	p.peer, err = p.openServer("peer", s.cfg.Peer, s.peers, s.cfg.MaxConnections, s.secured(identity.Strict))
 	return err
 }
 
@@ -127,15 +128,15 @@ func (s *Sidecar) openProxies(p *ports) error {
 	return nil
 }
 
-func (p *ports) openServer(name, address string, h http.Handler, conns int) (net.Listener, error) {
+func (p *ports) openServer(name, address string, h http.Handler, conns int, over func(net.Listener) net.Listener) (net.Listener, error) {
 	srv := server(h)
-	return p.open(name, address, func(l net.Listener) error { return srv.Serve(limit(l, conns)) }, srv.Shutdown)
+	return p.open(name, address, func(l net.Listener) error { return srv.Serve(over(limit(l, conns))) }, srv.Shutdown)
 }
 
 // server has no write time-out: commits wait, profiles run for long.
 func server(h http.Handler) *http.Server {
 	return &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second,
-		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10}
+		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10, ConnContext: identity.WithConn}
 }
 
 func (p *ports) open(name, address string, serve func(net.Listener) error, shutdown func(context.Context) error) (net.Listener, error) {

@@ -17,6 +17,7 @@ import (
 	"txmesh/policies"
 	"txmesh/sidecar/admin"
 	"txmesh/sidecar/engine"
+	"txmesh/sidecar/identity"
 	"txmesh/sidecar/outbound"
 	"txmesh/sidecar/peer"
 	"txmesh/txlog/badger"
@@ -36,6 +37,9 @@ type Sidecar struct {
 	docs    *documents
 	set     atomic.Pointer[policies.Set]
 	watch   *policies.Watcher // nil without policies
+
+	identity     *identity.Identity // nil: off
+	certificates identity.Source    // of identity
 
 	engine    *engine.Engine
 	caller    *outbound.Caller
@@ -87,6 +91,9 @@ func (s *Sidecar) wire(version string) error {
 	if err := s.loadPolicies(); err != nil {
 		return err
 	}
+	if err := s.newIdentity(); err != nil {
+		return err
+	}
 	if err := s.wirePeers(auth); err != nil {
 		return err
 	}
@@ -104,8 +111,8 @@ func (s *Sidecar) wire(version string) error {
 	if s.gate, err = s.newGate(keys, peer.NewRelay(s.owner, s.engine, s.client, s.docs)); err != nil {
 		return err
 	}
-	s.peers = peer.NewServer(peer.ServerOptions{Identity: s.directory.Self, Local: s.engine, Documents: s.docs, Home: s.gate,
-		Auth: auth, Refused: s.metrics.onRefused, Log: s.log})
+	s.peers = peer.NewServer(peer.ServerOptions{Identity: s.selfNow, Local: s.engine, Documents: s.docs, Home: s.gate,
+		Auth: auth, Caller: callerOf, Refused: s.metrics.onRefused, Log: s.log})
 	s.admin = admin.New(admin.Options{Service: s.cfg.Service, Engine: s.engine, Journal: s.store, Keys: keys, NewID: s.newID, Token: s.token,
 		Ready: s.notReady, Metrics: s.metrics.handler(), TakeOver: s.takeOver(), CommitWait: s.cfg.CommitWait,
 		TimeoutDefault: s.cfg.TimeoutDefault, Log: s.log})
@@ -120,6 +127,7 @@ func (s *Sidecar) Run(ctx context.Context, ready func(Addresses)) error {
 	defer loops.Wait()
 	defer stop()
 
+	s.prove(background, &loops)
 	s.directory.Refresh(ctx) // so that the first calls find their homes
 	if err := s.engine.Start(background); err != nil {
 		return fmt.Errorf("load journal: %w", err)
@@ -186,6 +194,9 @@ func (s *Sidecar) notReady() []string {
 	}
 	if err := s.engine.Refusal(); err != nil {
 		reasons = append(reasons, err.Error())
+	}
+	if err := s.unproven(); err != nil {
+		reasons = append(reasons, "identity: "+err.Error())
 	}
 	return reasons
 }

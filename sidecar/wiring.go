@@ -122,6 +122,9 @@ func (s *Sidecar) wirePeers(auth *peer.Auth) error {
 	s.client = peer.NewClient(auth, s.cfg.PeerTimeout, func(ctx context.Context, owner string) (string, error) {
 		return s.directory.AddressOf(ctx, owner)
 	})
+	if s.identity != nil {
+		s.client.Secured(s.identity.Dial)
+	}
 	var err error
 	s.directory, err = peer.NewDirectory(context.Background(), peer.DirectoryOptions{Peers: s.cfg.Peers, Ask: s.client.Identity,
 		Names: net.DefaultResolver.LookupHost, Rows: s.store.Table("peers"), Log: s.log})

@@ -91,7 +91,9 @@ func newMesh(t *testing.T) *mesh {
 		t.Fatal(err)
 	}
 	auth := newTestAuth(t, secret, m.clock)
-	m.server = NewServer(ServerOptions{Identity: func() Identity { return Identity{ownerA, "1", "bank/a", "10.0.0.1:1"} },
+	m.server = NewServer(ServerOptions{Identity: func() Identity {
+		return Identity{Owner: ownerA, Incarnation: "1", Service: "bank/a", Inbound: "10.0.0.1:1"}
+	},
 		Local: m.engine, Documents: m.docsA, Auth: auth, Log: slog.New(slog.DiscardHandler),
 		Home:    homeFunc(func(c interceptor.HomeCall) interceptor.HomeReply { return m.home(c) }),
 		Refused: func(cause string) { m.refused = append(m.refused, cause) }})

@@ -1,0 +1,160 @@
+package sidecar
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"txmesh/sidecar/identity"
+	"txmesh/sidecar/peer"
+)
+
+// Identity says where this sidecar's certificate comes from and what it is used for.
+type Identity struct {
+	From        string // off, control-plane, sds or files
+	TrustDomain string
+
+	JoinAddress   string
+	JoinTokenFile string
+	JoinCAFile    string
+	JoinKeepKey   bool
+
+	SDSSocket      string
+	SDSCertificate string
+	SDSRoots       string
+
+	CertFile, KeyFile, CAFile string
+
+	Services string // off, permissive or strict: TLS of calls between services
+}
+
+// Used reports whether there is an identity at all.
+func (i Identity) Used() bool { return i.From != "off" && i.From != "" }
+
+// TLS reports whether calls between services use TLS.
+func (i Identity) TLS() bool { return i.Services != "off" && i.Services != "" }
+
+// identityKeys are the keys of the certificate.
+func identityKeys() []key {
+	return []key{
+		{name: "identity", kind: word, def: "off", words: []string{"off", "control-plane", "sds", "files"}, doc: "where the certificate of this sidecar comes from. With one, the peer port takes TLS alone, on all sidecars of the mesh"},
+		{name: "trust-domain", kind: text, def: "txmesh.local", doc: "trust domain of the SPIFFE ids; certificates of others are refused"},
+		{name: "join-address", kind: address, doc: "host:port where the control plane gives out certificates. Required with identity control-plane"},
+		{name: "join-token-file", kind: text, doc: "file with the join token, or with a Kubernetes service account's token; read for each join. Required with identity control-plane"},
+		{name: "join-ca-file", kind: text, doc: "file with the roots that the control plane's certificate is verified by, PEM; none: those of the system"},
+		{name: "join-keep-key", kind: boolean, def: "false", doc: "keep key and certificate in the data directory (identity.pem, mode 0600), so that a restart within its life works without the control plane"},
+		{name: "sds-socket", kind: text, doc: "path of the Unix socket of an SDS source such as SPIRE's agent. Required with identity sds"},
+		{name: "sds-certificate", kind: text, def: "default", doc: "name of the certificate there: SPIRE's name for it, or a SPIFFE id"},
+		{name: "sds-roots", kind: text, def: "ROOTCA", doc: "name of the roots there: SPIRE's name for them, or the SPIFFE id of the trust domain"},
+		{name: "identity-cert-file", kind: text, doc: "file with the certificate and its chain, PEM; watched. Required with identity files"},
+		{name: "identity-key-file", kind: text, doc: "file with its key, PEM. Required with identity files"},
+		{name: "identity-ca-file", kind: text, doc: "file with the roots, PEM; more than one while they change. Required with identity files"},
+		{name: "service-mtls", kind: word, def: "off", words: []string{"off", "permissive", "strict"}, doc: "TLS of calls between services that both have sidecars. permissive: the inbound port takes plain and TLS; strict: it takes plain from this host alone"},
+	}
+}
+
+// identity reads the keys of the certificate and checks what belongs together.
+func (p *problems) identity(one func(string) string) Identity {
+	i := Identity{From: p.word("identity", one("identity")), TrustDomain: one("trust-domain"),
+		JoinAddress: p.address("join-address", one("join-address"), true), JoinTokenFile: one("join-token-file"), JoinCAFile: one("join-ca-file"),
+		JoinKeepKey: p.boolean("join-keep-key", one("join-keep-key")), SDSSocket: one("sds-socket"), SDSCertificate: one("sds-certificate"),
+		SDSRoots: one("sds-roots"), CertFile: one("identity-cert-file"), KeyFile: one("identity-key-file"), CAFile: one("identity-ca-file"),
+		Services: p.word("service-mtls", one("service-mtls"))}
+	need := func(from string, keys ...[2]string) {
+		for _, k := range keys {
+			if i.From == from && k[1] == "" {
+				p.add(k[0], "", "is missing, but identity is "+from, "give it, see docs/guide/identity.md")
+			}
+		}
+	}
+	need("control-plane", [2]string{"join-address", i.JoinAddress}, [2]string{"join-token-file", i.JoinTokenFile})
+	need("sds", [2]string{"sds-socket", i.SDSSocket}, [2]string{"sds-certificate", i.SDSCertificate}, [2]string{"sds-roots", i.SDSRoots})
+	need("files", [2]string{"identity-cert-file", i.CertFile}, [2]string{"identity-key-file", i.KeyFile}, [2]string{"identity-ca-file", i.CAFile})
+	if i.TLS() && !i.Used() {
+		p.add("service-mtls", i.Services, "needs a certificate, but identity is off", "set identity, or set service-mtls to off")
+	}
+	if _, err := identity.New(identity.Options{TrustDomain: i.TrustDomain}); i.Used() && err != nil {
+		p.add("trust-domain", i.TrustDomain, "is not a trust domain", "use lower-case letters, digits, '.', '-' and '_', for example bank.example")
+	}
+	return i
+}
+
+// newIdentity makes the identity and the source that fills it; neither, if it is off.
+func (s *Sidecar) newIdentity() error {
+	c := s.cfg.Identity
+	if !c.Used() {
+		return nil
+	}
+	m := s.metrics
+	var err error
+	s.identity, err = identity.New(identity.Options{TrustDomain: c.TrustDomain, Refused: m.onTLSRefused, Renewed: m.onRenewed, Log: s.log})
+	switch c.From {
+	case "control-plane":
+		a := identity.Authority{Address: c.JoinAddress, Service: s.cfg.Service, TokenFile: c.JoinTokenFile, RootsFile: c.JoinCAFile}
+		if c.JoinKeepKey {
+			a.KeepFile = filepath.Join(s.cfg.DataDir, "identity.pem")
+		}
+		s.certificates = a
+	case "sds":
+		s.certificates = identity.SDS{Socket: c.SDSSocket, Node: s.cfg.Service, Name: c.SDSCertificate, Roots: c.SDSRoots}
+	case "files":
+		s.certificates = identity.Files{Cert: c.CertFile, Key: c.KeyFile, Roots: c.CAFile}
+	}
+	return err
+}
+
+// firstCertificateMax is how long the start waits for a certificate, so that the first calls find their homes. Without
+// one the sidecar runs, is not ready and says why.
+const firstCertificateMax = 5 * time.Second
+
+// prove runs the source of certificates until ctx ends and waits a while for the first one.
+func (s *Sidecar) prove(ctx context.Context, loops *sync.WaitGroup) {
+	if s.identity == nil {
+		return
+	}
+	loops.Go(func() { s.certificates.Run(ctx, s.identity) })
+	wait, cancel := context.WithTimeout(ctx, firstCertificateMax)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for s.identity.Ready() != nil {
+		select {
+		case <-tick.C:
+		case <-wait.Done():
+			s.log.Warn("no certificate yet", "error", s.identity.Ready())
+			return
+		}
+	}
+}
+
+// unproven returns why there is no valid certificate, if one is wanted.
+func (s *Sidecar) unproven() error {
+	if s.identity == nil {
+		return nil
+	}
+	return s.identity.Ready()
+}
+
+// secured returns what makes TLS of a listener's connections, in the mode given; without an identity nothing does.
+func (s *Sidecar) secured(mode identity.Mode) func(net.Listener) net.Listener {
+	if s.identity == nil {
+		return func(l net.Listener) net.Listener { return l }
+	}
+	return func(l net.Listener) net.Listener { return s.identity.Listener(l, mode) }
+}
+
+// callerOf is the SPIFFE id of the client of a port; empty: it proved none.
+func callerOf(r *http.Request) string { return identity.Caller(r.Context()) }
+
+// selfNow is what this sidecar says of itself, with the id of the certificate in force.
+func (s *Sidecar) selfNow() peer.Identity {
+	id := s.directory.Self()
+	id.TLS = s.cfg.Identity.TLS()
+	if s.identity != nil {
+		id.SPIFFE = s.identity.ID()
+	}
+	return id
+}
