@@ -2,12 +2,15 @@ package sidecar
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/http"
 	"path/filepath"
 	"sync"
 	"time"
 
+	"txmesh/interceptor"
+	"txmesh/policies"
 	"txmesh/sidecar/identity"
 	"txmesh/sidecar/peer"
 )
@@ -157,4 +160,45 @@ func (s *Sidecar) selfNow() peer.Identity {
 		id.SPIFFE = s.identity.ID()
 	}
 	return id
+}
+
+// securedServices makes TLS of the connections of the inbound port, as far as service-mtls says.
+func (s *Sidecar) securedServices(l net.Listener) net.Listener {
+	switch s.cfg.Identity.Services {
+	case "permissive":
+		return s.secured(identity.Permissive)(l)
+	case "strict":
+		return s.secured(identity.StrictOutside)(l)
+	default:
+		return l
+	}
+}
+
+// dialService opens a connection to a service: over TLS where its sidecar takes that.
+func (s *Sidecar) dialService(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	return s.secureService(ctx, conn, address)
+}
+
+// secureService implements outbound.Secure. There is no way back to plain where TLS fails.
+func (s *Sidecar) secureService(ctx context.Context, conn net.Conn, endpoint string) (net.Conn, error) {
+	if !s.cfg.Identity.TLS() || !s.directory.TLSAt(endpoint) {
+		return conn, nil
+	}
+	return s.identity.Client(ctx, conn)
+}
+
+// access is what governs the service beside this sidecar; nil: nothing does.
+func (s *Sidecar) access() *policies.Access { return s.Current().Access(s.cfg.Service) }
+
+// mayJoin implements peer.ServerOptions.May.
+func (s *Sidecar) mayJoin(caller string) error {
+	if s.access().Allows(policies.Join, caller, policies.Target{}) {
+		return nil
+	}
+	s.metrics.onDenied(policies.Join, caller)
+	return fmt.Errorf("join at %s by %q: %w", s.cfg.Service, caller, interceptor.ErrDenied)
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/uber-go/tally/v4"
 	tallyprom "github.com/uber-go/tally/v4/prometheus"
 
+	"txmesh/policies"
 	"txmesh/sidecar/identity"
 	"txmesh/txn"
 )
@@ -54,6 +55,7 @@ func metricTable() []metric {
 		{"txmesh_barrier_verdicts_total", "counter", []string{"verdict"}, "what the barrier said"},
 		{"txmesh_shadowed_total", "counter", nil, "requests that a rule in mode Shadow would have taken"},
 		{"txmesh_peer_refused_total", "counter", []string{"cause"}, "requests at the peer port that were not believed: unsigned, large, forged, stale or replayed"},
+		{"txmesh_denied_total", "counter", []string{"act", "reason"}, "what callers were not allowed to do: not_authorised by an access policy, no_certificate, or no token of the API"},
 		{"txmesh_tls_refused_total", "counter", []string{"by", "reason"}, "TLS handshakes of the mesh that were ended, by this side (self) or the other"},
 		{"txmesh_certificates_total", "counter", []string{"result"}, "certificates put in force (ok), and tries that brought none (failed)"},
 		{"txmesh_certificate_seconds", "gauge", nil, "time until this sidecar's certificate expires; 0: it has none"},
@@ -100,6 +102,7 @@ type metrics struct {
 	shadowed, reloads, reloadErrors   tally.Counter
 	verdicts, refused                 map[string]tally.Counter
 
+	denials      map[policies.Act]map[string]tally.Counter
 	certificate  tally.Gauge
 	certificates [2]tally.Counter
 	tlsRefused   map[identity.By]map[identity.Reason]tally.Counter
@@ -124,6 +127,7 @@ func newMetrics(version string) *metrics {
 		shadowed: scope.Counter("shadowed_total"), reloads: scope.Counter("policy_reloads_total"),
 		reloadErrors: scope.Counter("policy_reload_errors_total"),
 		verdicts:     map[string]tally.Counter{}, refused: map[string]tally.Counter{},
+		denials:     map[policies.Act]map[string]tally.Counter{},
 		certificate: scope.Gauge("certificate_seconds"), tlsRefused: map[identity.By]map[identity.Reason]tally.Counter{},
 		begun: map[txn.Mode]tally.Counter{}, ended: map[txn.Mode][ends]tally.Counter{}}
 	scope.Tagged(map[string]string{"version": version, "go": runtime.Version()}).Gauge("build_info").Update(1)
@@ -171,6 +175,12 @@ func (m *metrics) tagged() {
 	}
 	for _, c := range []string{"unsigned", "large", "forged", "stale", "replayed"} {
 		m.refused[c] = tag("cause", c).Counter("peer_refused_total")
+	}
+	for _, act := range policies.Acts() {
+		m.denials[act] = map[string]tally.Counter{}
+		for _, r := range []string{"not_authorised", "no_certificate", "no_token"} {
+			m.denials[act][r] = tag("act", act.String(), "reason", r).Counter("denied_total")
+		}
 	}
 	for i, r := range []string{"failed", "ok"} {
 		m.certificates[i] = tag("result", r).Counter("certificates_total")
@@ -232,6 +242,17 @@ func (m *metrics) onRefused(cause string) {
 		c.Inc(1)
 	}
 }
+
+// onDenied counts what an access policy does not allow.
+func (m *metrics) onDenied(act policies.Act, caller string) {
+	if caller == "" {
+		m.denied(act, "no_certificate")
+		return
+	}
+	m.denied(act, "not_authorised")
+}
+
+func (m *metrics) denied(act policies.Act, reason string) { m.denials[act][reason].Inc(1) }
 
 func (m *metrics) onTLSRefused(by identity.By, r identity.Reason) { m.tlsRefused[by][r].Inc(1) }
 

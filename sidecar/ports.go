@@ -97,9 +97,11 @@ func (s *Sidecar) openProxies(p *ports) error {
 	if err != nil {
 		return err
 	}
-	if p.inbound, err = p.open("inbound", s.cfg.Inbound, in.Serve, in.Shutdown); err != nil {
+	serve := func(l net.Listener) error { return in.Serve(s.securedServices(l)) }
+	if p.inbound, err = p.open("inbound", s.cfg.Inbound, serve, in.Shutdown); err != nil {
 		return err
 	}
+	opt.Dial = s.dialService
 	var routes []proxy.Route
 	for _, u := range s.cfg.Upstreams {
 		if u.Host != "" {

@@ -2,7 +2,9 @@ package sidecar
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -13,8 +15,10 @@ import (
 	"testing"
 	"time"
 
+	"txmesh/interceptor"
 	"txmesh/sidecar/identity/identitytest"
 	"txmesh/sidecar/peer"
+	"txmesh/txn"
 )
 
 // proven gives a configuration an identity of the authority that takes joins at an address.
@@ -149,10 +153,7 @@ func TestThePeerPortRefusesWhoIsNotOfTheMesh(t *testing.T) {
 // What was sent once is not believed a second time, whoever brings it.
 func TestAReplayedRelayIsRefusedAndCounted(t *testing.T) {
 	r := start(t, config(t, "bank/accounts", newService(t).address()))
-	auth, err := peer.NewAuth([]byte(meshSecret), time.Now)
-	if err != nil {
-		t.Fatal(err)
-	}
+	auth := authOf(t)
 	body := []byte(`{"tx":"` + r.Owner + `.1","branch":{"key":"k"}}`)
 	h := http.Header{}
 	auth.Sign(h, "POST", "/v1/enlist", body)
@@ -200,8 +201,8 @@ func TestAnOperatorNeedsTheToken(t *testing.T) {
 			}
 		}
 	}
-	b.at.counts(`txmesh_denied_total{act="start",reason="no_certificate"} 3`)
-	b.at.counts(`txmesh_denied_total{act="operate",reason="no_certificate"} 9`)
+	b.at.counts(`txmesh_denied_total{act="start",reason="no_token"} 3`)
+	b.at.counts(`txmesh_denied_total{act="operate",reason="no_token"} 9`)
 }
 
 func TestTheAPIIsBoundToThisHost(t *testing.T) {
@@ -273,4 +274,120 @@ func TestASidecarWaitsForItsCertificate(t *testing.T) {
 		return res.StatusCode == 200
 	})
 	r.counts(`txmesh_certificates_total{result="ok"} 1`)
+}
+
+const accessPolicy = `apiVersion: txmesh.io/v1beta1
+kind: AccessPolicy
+metadata: {name: branches, namespace: bank}
+spec:
+  services: [accounts, savings]
+  rules:
+  - {from: [transfers], may: [join]}
+---
+apiVersion: txmesh.io/v1beta1
+kind: AccessPolicy
+metadata: {name: roots, namespace: bank}
+spec:
+  services: [transfers]
+  rules:
+  - {from: ["spiffe://mesh.test/ns/edge/sa/gateway"], may: [start], requests: [{method: POST, path: /transfers}]}
+  - {from: ["spiffe://mesh.test/ns/ops/**"], may: [operate]}
+`
+
+// governed adds the access policies.
+func governed(t *testing.T, c *Config) {
+	t.Helper()
+	c.Policies = append(c.Policies, writeFile(t, accessPolicy))
+}
+
+func TestAccessPoliciesAreHeldTo(t *testing.T) {
+	a := identitytest.New(t, "mesh.test")
+	b := newProvenBank(t, a, func(c *Config) {
+		c.Identity.Services = "strict"
+		governed(t, c)
+	})
+	now := time.Now()
+	as := func(id string) *http.Client { return shown(t, a, id, now.Add(-time.Minute), now.Add(time.Hour)) }
+	transfer := func(c *http.Client, scheme string) (int, string) {
+		res, err := c.Post(scheme+"://"+b.at.Inbound+"/transfers", "application/json", strings.NewReader("{}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		return res.StatusCode, res.Header.Get("tx-error") + res.Header.Get("tx-status")
+	}
+	for _, tt := range []struct {
+		name   string
+		client *http.Client
+		scheme string
+		status int
+		said   string
+	}{
+		{"no certificate", &http.Client{}, "http", 403, "TXM0128"},
+		{"certificate without the right", as("spiffe://mesh.test/ns/edge/sa/other"), "https", 403, "TXM0128"},
+		{"certificate with the right", as("spiffe://mesh.test/ns/edge/sa/gateway"), "https", 201, "committed"},
+	} {
+		if status, said := transfer(tt.client, tt.scheme); status != tt.status || said != tt.said {
+			t.Errorf("%s: transfer = %d %s, want %d %s", tt.name, status, said, tt.status, tt.said)
+		}
+	}
+	if got := b.accounts.saw() + "; " + b.savings.saw(); got != "POST /accounts/alice/withdrawals; POST /accounts/bob/deposits" {
+		t.Errorf("services saw %s", got)
+	}
+	b.savings.status = 409 // undo goes to the home over the peer port
+	if status, said := transfer(as("spiffe://mesh.test/ns/edge/sa/gateway"), "https"); status != 409 || said != "aborted" {
+		t.Errorf("refused transfer = %d %s, want 409 aborted", status, said)
+	}
+	if got := b.accounts.saw(); !strings.HasSuffix(got, "DELETE /accounts/alice/withdrawals/e1") {
+		t.Errorf("accounts saw %s, want an undo at the end", got)
+	}
+	b.at.counts(`txmesh_denied_total{act="start",reason="no_certificate"} 1`)
+	b.at.counts(`txmesh_denied_total{act="start",reason="not_authorised"} 1`)
+
+	for id, want := range map[string]int{"spiffe://mesh.test/ns/ops/sa/anna": 404, "spiffe://mesh.test/ns/edge/sa/gateway": 403, "": 401} {
+		res, err := as(id).Post("https://"+b.at.API+"/v1/transactions/"+b.at.Owner+".X/stop", "application/json", strings.NewReader(`{"by":"anna","why":"ticket 1"}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.StatusCode != want {
+			t.Errorf("stop by %q = %d, want %d", id, res.StatusCode, want)
+		}
+	}
+	b.at.counts(`txmesh_denied_total{act="operate",reason="not_authorised"} 1`)
+	b.at.counts(`txmesh_denied_total{act="operate",reason="no_token"} 1`)
+}
+
+// A call with a context is only as good as who brings it, and so is a message of a sidecar.
+func TestWhoMayNotJoinDoesNot(t *testing.T) {
+	a := identitytest.New(t, "mesh.test")
+	b := newProvenBank(t, a, func(c *Config) { // calls between services show no certificate here
+		if c.Service != "bank/transfers" {
+			governed(t, c)
+		}
+	})
+	res, text := call(t, "POST", "http://"+b.at.Inbound+"/transfers", "{}")
+	if res.StatusCode < 400 || b.accounts.saw() != "" {
+		t.Errorf("transfer = %d %s, and accounts saw %q; want a refusal and nothing", res.StatusCode, text, b.accounts.saw())
+	}
+	b.aa.counts(`txmesh_denied_total{act="join",reason="no_certificate"} 1`)
+
+	// Savings may not take part in what accounts owns.
+	id := txn.ID(b.aa.Owner + ".X")
+	direct := peer.NewClient(authOf(t), time.Second, func(context.Context, string) (string, error) { return b.aa.Peer, nil })
+	direct.Secured(b.as.identity.Dial)
+	defer direct.Close()
+	if _, err := direct.Enlist(t.Context(), b.aa.Owner, id, txn.Enlist{Branch: txn.Branch{Key: "k"}}, nil); !errors.Is(err, interceptor.ErrDenied) {
+		t.Errorf("enlist by savings at accounts = %v, want ErrDenied", err)
+	}
+	b.aa.counts(`txmesh_denied_total{act="join",reason="not_authorised"} 1`)
+}
+
+func authOf(t *testing.T) *peer.Auth {
+	t.Helper()
+	auth, err := peer.NewAuth([]byte(meshSecret), time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return auth
 }

@@ -100,7 +100,7 @@ func (s *Sidecar) wire(version string) error {
 	s.app = outbound.NewApp(s.cfg.App, s.cfg.MaxBody)
 	doors := map[string]interceptor.Door{admin.DoorName: admin.Door{Keys: keys}}
 	s.caller = outbound.New(outbound.Options{Doors: doors, Documents: s.docs, Homes: (*homes)(s), Places: (*places)(s), Keys: keys,
-		SecretsDir: s.cfg.SecretsDir, BodyMax: s.cfg.MaxBody, AllowLinkLocal: s.cfg.AllowLinkLocal, Now: time.Now})
+		SecretsDir: s.cfg.SecretsDir, Secure: s.secureService, BodyMax: s.cfg.MaxBody, AllowLinkLocal: s.cfg.AllowLinkLocal, Now: time.Now})
 	if s.engine, err = s.newEngine(); err != nil {
 		return err
 	}
@@ -112,9 +112,9 @@ func (s *Sidecar) wire(version string) error {
 		return err
 	}
 	s.peers = peer.NewServer(peer.ServerOptions{Identity: s.selfNow, Local: s.engine, Documents: s.docs, Home: s.gate,
-		Auth: auth, Caller: callerOf, Refused: s.metrics.onRefused, Log: s.log})
+		Auth: auth, Caller: callerOf, May: s.mayJoin, Refused: s.metrics.onRefused, Log: s.log})
 	s.admin = admin.New(admin.Options{Service: s.cfg.Service, Engine: s.engine, Journal: s.store, Keys: keys, NewID: s.newID, Token: s.token,
-		Ready: s.notReady, Metrics: s.metrics.handler(), TakeOver: s.takeOver(), CommitWait: s.cfg.CommitWait,
+		Caller: callerOf, Access: s.access, Denied: s.metrics.denied, Ready: s.notReady, Metrics: s.metrics.handler(), TakeOver: s.takeOver(), CommitWait: s.cfg.CommitWait,
 		TimeoutDefault: s.cfg.TimeoutDefault, Log: s.log})
 	return nil
 }

@@ -461,12 +461,12 @@ func TestSweepDropsOnlyWhatHasEnded(t *testing.T) {
 func TestStrangerAtThePeerPortIsRefused(t *testing.T) {
 	b := newBank(t)
 	res, text := call(t, "POST", "http://"+b.at.Peer+"/v1/status", `{"ids":[]}`)
-	if want := `{"code":"unauthorized","text":"` + peer.ErrForged.Error() + `"}`; res.StatusCode != 401 || text != want {
+	if want := `{"code":"unauthorized","text":"` + peer.ErrUnsigned.Error() + `"}`; res.StatusCode != 401 || text != want {
 		t.Errorf("status without signature = %d %s, want 401 %s", res.StatusCode, text, want)
 	}
 	eventually(t, "it is counted", func() bool {
 		_, text := call(t, "GET", "http://"+b.at.API+"/metrics", "")
-		return strings.Contains(text, `txmesh_peer_refused_total{cause="forged"} 1`)
+		return strings.Contains(text, `txmesh_peer_refused_total{cause="unsigned"} 1`)
 	})
 }
 

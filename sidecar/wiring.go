@@ -159,7 +159,7 @@ func (s *Sidecar) newGate(keys *interceptor.Keys, relay *peer.Relay) (*intercept
 		Observe: interceptor.Observer{ContextLost: func(string) { m.lost.Inc(1) },
 			ContextAmbiguous: func(string) { m.ambiguous.Inc(1) }, ContextForged: func() { m.forged.Inc(1) },
 			CarrierOverflow: func() { m.overflow.Inc(1) }, BarrierVerdict: m.onVerdict,
-			Shadowed: func(string) { m.shadowed.Inc(1) }}})
+			Shadowed: func(string) { m.shadowed.Inc(1) }, Denied: m.onDenied}})
 }
 
 // homes settles branches here or at a peer.

@@ -86,7 +86,7 @@ func (c *serverConn) peek() error {
 	}
 	c.bare = &capped{Conn: c.Conn, first: first}
 	if first[0] != clientHello {
-		if c.mode == Strict || c.mode == StrictOutside && !local(c.RemoteAddr()) {
+		if c.mode == Strict || c.mode == StrictOutside && !local(c.RemoteAddr(), c.LocalAddr()) {
 			return c.refusedPlain()
 		}
 		c.in = c.bare
@@ -136,10 +136,14 @@ func (c *serverConn) linger() {
 	}
 }
 
-// local reports whether a connection comes from this host.
-func local(a net.Addr) bool {
-	at, err := netip.ParseAddrPort(a.String())
-	return err == nil && at.Addr().Unmap().IsLoopback()
+// local reports whether a connection comes from this host: from loopback, or to an address from itself.
+func local(remote, own net.Addr) bool {
+	from, err := netip.ParseAddrPort(remote.String())
+	if err != nil {
+		return false
+	}
+	to, err := netip.ParseAddrPort(own.String())
+	return from.Addr().Unmap().IsLoopback() || err == nil && from.Addr() == to.Addr()
 }
 
 // Read opens the connection first.
