@@ -44,7 +44,7 @@ func (i Identity) TLS() bool { return i.Services != "off" && i.Services != "" }
 func identityKeys() []key {
 	return []key{
 		{name: "identity", kind: word, def: "off", words: []string{"off", "control-plane", "sds", "files"}, doc: "where the certificate of this sidecar comes from. With one, the peer port takes TLS alone, on all sidecars of the mesh"},
-		{name: "trust-domain", kind: text, def: "txmesh.local", doc: "trust domain of the SPIFFE ids; certificates of others are refused"},
+		{name: "trust-domain", kind: text, def: "cluster.local", doc: "trust domain of the SPIFFE ids; certificates of others are refused"},
 		{name: "join-address", kind: address, doc: "host:port where the control plane gives out certificates. Required with identity control-plane"},
 		{name: "join-token-file", kind: text, doc: "file with the join token, or with a Kubernetes service account's token; read for each join. Required with identity control-plane"},
 		{name: "join-ca-file", kind: text, doc: "file with the roots that the control plane's certificate is verified by, PEM; none: those of the system"},

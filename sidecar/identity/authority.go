@@ -6,7 +6,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
@@ -31,7 +30,8 @@ const (
 )
 
 // Authority gets certificates from the control plane: the first one for a token, each further one for the one before.
-// The key is made here for each certificate and is not sent.
+// The key is made here for each certificate and is not sent. A token that is good once belongs to the first key that it
+// was shown with, so a key is kept until a certificate has come for it.
 type Authority struct {
 	Address   string // host:port where the control plane takes joins
 	Service   string // namespace/name, which the id will name
@@ -56,6 +56,7 @@ type joined struct {
 // certificate stays.
 func (a Authority) Run(ctx context.Context, i *Identity) {
 	a.recall(i)
+	var key *ecdsa.PrivateKey
 	for failures := 0; ; {
 		pause := time.Duration(0)
 		if m, err := i.get(); err == nil && failures == 0 {
@@ -66,10 +67,16 @@ func (a Authority) Run(ctx context.Context, i *Identity) {
 		if !rest(ctx, pause) {
 			return
 		}
-		err := a.renew(ctx, i)
+		var err error
+		if key == nil {
+			key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		}
+		if err == nil {
+			err = a.renew(ctx, i, key, failures%2 == 1)
+		}
 		switch {
 		case err == nil:
-			failures = 0
+			key, failures = nil, 0
 		case ctx.Err() != nil:
 			return
 		default:
@@ -79,13 +86,10 @@ func (a Authority) Run(ctx context.Context, i *Identity) {
 	}
 }
 
-// renew gets one certificate and puts it in force.
-func (a Authority) renew(ctx context.Context, i *Identity) error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return fmt.Errorf("make a key: %w", err)
-	}
-	j, err := a.ask(ctx, i, key)
+// renew gets one certificate and puts it in force. It shows the certificate in force; the token where there is none, or
+// where the certificate may be what was refused.
+func (a Authority) renew(ctx context.Context, i *Identity, key *ecdsa.PrivateKey, byToken bool) error {
+	j, err := a.ask(ctx, i, key, byToken || i.Ready() != nil)
 	if err != nil {
 		return i.unfit(err)
 	}
@@ -123,8 +127,8 @@ func (a Authority) take(i *Identity, cert, key, roots []byte) error {
 	return i.Take(svid, bundle)
 }
 
-// ask makes one request: with the certificate in force, or with the token where there is none.
-func (a Authority) ask(ctx context.Context, i *Identity, key *ecdsa.PrivateKey) (joined, error) {
+// ask makes one request: with the token, or with the certificate in force.
+func (a Authority) ask(ctx context.Context, i *Identity, key *ecdsa.PrivateKey, byToken bool) (joined, error) {
 	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
 	if err != nil {
 		return joined{}, fmt.Errorf("make a request for a certificate: %w", err)
@@ -148,11 +152,12 @@ func (a Authority) ask(ctx context.Context, i *Identity, key *ecdsa.PrivateKey) 
 	if err != nil {
 		return joined{}, fmt.Errorf("join-address: %w", err)
 	}
-	config := &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: roots}
-	if i.Ready() == nil {
-		config = i.ControlPlane(host, roots)
-	} else if err := a.authorise(r); err != nil {
-		return joined{}, err
+	config := i.ControlPlane(host, roots)
+	if byToken {
+		config.GetClientCertificate = nil
+		if err := a.authorise(r); err != nil {
+			return joined{}, err
+		}
 	}
 	// A connection of its own, because the certificate changes with each request.
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true},
@@ -175,7 +180,7 @@ func (a Authority) authorise(r *http.Request) error {
 
 func (a Authority) roots() (*x509.CertPool, error) {
 	if a.RootsFile == "" {
-		return nil, nil
+		return x509.SystemCertPool()
 	}
 	data, err := readFile(a.RootsFile, joinBodyMax)
 	if err != nil {

@@ -16,7 +16,7 @@ func (i *Identity) ControlPlane(host string, also *x509.CertPool) *tls.Config {
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			m, err := i.get()
 			if err != nil {
-				return nil, err
+				return new(tls.Certificate), nil // none is shown
 			}
 			return &m.wants.Certificates[0], nil
 		},
@@ -41,10 +41,9 @@ func (i *Identity) verifyControlPlane(s tls.ConnectionState, host string, also *
 			return nil
 		}
 	}
-	if also == nil {
+	if opt.Roots = also; also == nil {
 		return err
 	}
-	opt.Roots = also
 	_, err = s.PeerCertificates[0].Verify(opt)
 	return err
 }

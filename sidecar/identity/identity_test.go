@@ -3,6 +3,9 @@ package identity
 import (
 	"bufio"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -458,7 +461,7 @@ func TestJoinSaysWhatTheControlPlaneSaid(t *testing.T) {
 	source := authority(t, a, a.Serve(), "bank/accounts")
 	write(t, source.TokenFile, []byte("wrong"))
 	p := newParty(t, domain)
-	err := source.renew(t.Context(), p.Identity)
+	err := source.renew(t.Context(), p.Identity, newKey(t), true)
 	if err == nil || !strings.Contains(err.Error(), "401 join token is not known") {
 		t.Errorf("wrong token: %v", err)
 	}
@@ -466,9 +469,48 @@ func TestJoinSaysWhatTheControlPlaneSaid(t *testing.T) {
 		t.Errorf("Ready does not tell the cause: %v", err)
 	}
 	source.RootsFile = write(t, filepath.Join(t.TempDir(), "r"), identitytest.New(t, domain).Bundle())
-	if err := source.renew(t.Context(), p.Identity); err == nil || !strings.Contains(err.Error(), "unknown authority") {
+	if err := source.renew(t.Context(), p.Identity, newKey(t), true); err == nil || !strings.Contains(err.Error(), "unknown authority") {
 		t.Errorf("control plane of another authority: %v", err)
 	}
+}
+
+// A certificate that the control plane does not take any more must not keep a sidecar out that has a token.
+func TestTheTokenIsTriedWhereTheCertificateIsRefused(t *testing.T) {
+	a := identitytest.New(t, domain)
+	source := authority(t, a, a.Serve(), "bank/accounts")
+	p := newParty(t, domain)
+	was := identitytest.New(t, domain) // the root of before, which the control plane has forgotten
+	p.with(t, was, "bank/accounts")
+	cert, key := was.Issue(a.ID("bank/accounts"), time.Now().Add(-time.Hour), time.Now().Add(time.Second)) // due
+	if err := (&secrets{cert, key, was.Bundle()}).take(p.Identity); err != nil {
+		t.Fatal(err)
+	}
+	first := p.Expires()
+	runs(t, source, p.Identity)
+	eventually(t, "a new certificate has come", func() bool { return p.Expires().After(first.Add(time.Minute)) })
+	if j := a.Joins(); len(j) != 1 || j[0].Caller != "" {
+		t.Errorf("joins %v, want one by token", j)
+	}
+}
+
+// A token that is good once belongs to the first key: a lost answer must not cost the token.
+func TestAJoinIsRepeatedWithTheSameKey(t *testing.T) {
+	a := identitytest.New(t, domain)
+	a.Once = true
+	source := authority(t, a, a.Serve(), "bank/accounts")
+	a.LoseAnswers(1)
+	p := newParty(t, domain)
+	runs(t, source, p.Identity)
+	eventually(t, "it has joined", func() bool { return p.Ready() == nil })
+}
+
+func newKey(t *testing.T) *ecdsa.PrivateKey {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
 }
 
 func TestAWorkloadCannotPassForTheControlPlane(t *testing.T) {

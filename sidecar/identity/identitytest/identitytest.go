@@ -29,6 +29,7 @@ type Authority struct {
 	Domain string
 	Token  string        // that a join needs
 	Life   time.Duration // of the certificates that joins get; 0: an hour
+	Once   bool          // the token belongs to the first key that comes with it
 
 	t    *testing.T
 	mu   sync.Mutex // guards all below
@@ -37,6 +38,8 @@ type Authority struct {
 	more []byte // roots beside its own, PEM
 	seen []Join
 	down bool
+	lose int // answers that are not given
+	used any // public key that has the token
 }
 
 // Join is one request that was answered with a certificate.
@@ -91,6 +94,23 @@ func (a *Authority) Down(down bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.down = down
+}
+
+// LoseAnswers lets the next n joins be answered by an error after all was done.
+func (a *Authority) LoseAnswers(n int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.lose = n
+}
+
+// belongs gives the token to the first key, if it is good once.
+func (a *Authority) belongs(key any) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.used == nil {
+		a.used = key
+	}
+	return !a.Once || key.(*ecdsa.PublicKey).Equal(a.used)
 }
 
 // Joins are the requests that were answered with a certificate.
@@ -188,6 +208,10 @@ func (a *Authority) join(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
+	if caller == "" && !a.belongs(public) {
+		http.Error(w, "the token has been used", http.StatusUnauthorized)
+		return
+	}
 	now := time.Now()
 	end := now.Add(orHour(a.Life))
 	cert, err := a.sign(public, a.ID(in.Service), now.Truncate(time.Second), end)
@@ -197,7 +221,13 @@ func (a *Authority) join(w http.ResponseWriter, r *http.Request) {
 	}
 	a.mu.Lock()
 	a.seen = append(a.seen, Join{in.Service, caller})
+	lost := a.lose > 0
+	a.lose--
 	a.mu.Unlock()
+	if lost {
+		http.Error(w, "lost", http.StatusBadGateway)
+		return
+	}
 	w.Header().Set("Content-Type", "application/json")
 	// A client that went away asks again.
 	_ = json.NewEncoder(w).Encode(map[string]any{"certificate": string(cert), "bundle": string(a.Bundle()), "expires": end})
