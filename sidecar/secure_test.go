@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -371,6 +372,18 @@ func TestWhoMayNotJoinDoesNot(t *testing.T) {
 		t.Errorf("transfer = %d %s, and accounts saw %q; want a refusal and nothing", res.StatusCode, text, b.accounts.saw())
 	}
 	b.aa.counts(`txmesh_denied_total{act="join",reason="no_certificate"} 1`)
+
+	// A context alone, that is no branch, joins as well.
+	var begun struct{ Context string }
+	if status, text := b.at.api("POST", "/v1/transactions", "{}"); status != 201 || json.Unmarshal([]byte(text), &begun) != nil {
+		t.Fatalf("begin = %d %s", status, text)
+	}
+	if res, text := call(t, "POST", "http://"+b.aa.Inbound+"/x", "{}", "tx-context", begun.Context); res.StatusCode != 403 || res.Header.Get("tx-error") != "TXM0128" {
+		t.Errorf("call with a context = %d %s, want 403 TXM0128", res.StatusCode, text)
+	}
+	if res, text := call(t, "POST", "http://"+b.aa.Inbound+"/x", "{}"); res.StatusCode != 201 {
+		t.Errorf("call without a context = %d %s, want 201", res.StatusCode, text)
+	}
 
 	// Savings may not take part in what accounts owns.
 	id := txn.ID(b.aa.Owner + ".X")
