@@ -2,6 +2,7 @@ package sidecar
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -31,6 +32,7 @@ type Identity struct {
 
 	CertFile, KeyFile, CAFile string
 
+	Peers    string // permissive or strict: TLS of the peer port
 	Services string // off, permissive or strict: TLS of calls between services
 }
 
@@ -43,7 +45,7 @@ func (i Identity) TLS() bool { return i.Services != "off" && i.Services != "" }
 // identityKeys are the keys of the certificate.
 func identityKeys() []key {
 	return []key{
-		{name: "identity", kind: word, def: "off", words: []string{"off", "control-plane", "sds", "files"}, doc: "where the certificate of this sidecar comes from. With one, the peer port takes TLS alone, on all sidecars of the mesh"},
+		{name: "identity", kind: word, def: "off", words: []string{"off", "control-plane", "sds", "files"}, doc: "where the certificate of this sidecar comes from. With one, peer traffic goes over TLS, see `peer-mtls`"},
 		{name: "trust-domain", kind: text, def: "cluster.local", doc: "trust domain of the SPIFFE ids; certificates of others are refused"},
 		{name: "join-address", kind: address, doc: "host:port where the control plane gives out certificates. Required with identity control-plane"},
 		{name: "join-token-file", kind: text, doc: "file with the join token, or with a Kubernetes service account's token; read for each join. Required with identity control-plane"},
@@ -55,6 +57,7 @@ func identityKeys() []key {
 		{name: "identity-cert-file", kind: text, doc: "file with the certificate and its chain, PEM; watched. Required with identity files"},
 		{name: "identity-key-file", kind: text, doc: "file with its key, PEM. Required with identity files"},
 		{name: "identity-ca-file", kind: text, doc: "file with the roots, PEM; more than one while they change. Required with identity files"},
+		{name: "peer-mtls", kind: word, def: "strict", words: []string{"permissive", "strict"}, doc: "with an identity. strict: peer traffic is TLS with a certificate, or refused; permissive: plain is taken, and used where the other side has no TLS, while identity is being turned on in a mesh"},
 		{name: "service-mtls", kind: word, def: "off", words: []string{"off", "permissive", "strict"}, doc: "TLS of calls between services that both have sidecars. permissive: the inbound port takes plain and TLS; strict: it takes plain from this host alone"},
 	}
 }
@@ -65,7 +68,7 @@ func (p *problems) identity(one func(string) string) Identity {
 		JoinAddress: p.address("join-address", one("join-address"), true), JoinTokenFile: one("join-token-file"), JoinCAFile: one("join-ca-file"),
 		JoinKeepKey: p.boolean("join-keep-key", one("join-keep-key")), SDSSocket: one("sds-socket"), SDSCertificate: one("sds-certificate"),
 		SDSRoots: one("sds-roots"), CertFile: one("identity-cert-file"), KeyFile: one("identity-key-file"), CAFile: one("identity-ca-file"),
-		Services: p.word("service-mtls", one("service-mtls"))}
+		Peers: p.word("peer-mtls", one("peer-mtls")), Services: p.word("service-mtls", one("service-mtls"))}
 	need := func(from string, keys ...[2]string) {
 		for _, k := range keys {
 			if i.From == from && k[1] == "" {
@@ -160,6 +163,24 @@ func (s *Sidecar) selfNow() peer.Identity {
 		id.SPIFFE = s.identity.ID()
 	}
 	return id
+}
+
+// securedPeers makes TLS of the connections of the peer port, as far as peer-mtls says.
+func (s *Sidecar) securedPeers(l net.Listener) net.Listener {
+	if s.cfg.Identity.Peers == "permissive" {
+		return s.secured(identity.Permissive)(l)
+	}
+	return s.secured(identity.Strict)(l)
+}
+
+// dialPeer opens a connection to a peer port: over TLS, unless one side has none of it yet and peer-mtls permits that.
+func (s *Sidecar) dialPeer(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := s.identity.Dial(ctx, network, address)
+	r, refused := errors.AsType[*identity.Refusal](err)
+	if s.cfg.Identity.Peers == "permissive" && (errors.Is(err, identity.ErrNone) || refused && r.By == identity.Self && r.Reason == identity.Plain) {
+		return new(net.Dialer).DialContext(ctx, network, address)
+	}
+	return conn, err
 }
 
 // securedServices makes TLS of the connections of the inbound port, as far as service-mtls says.

@@ -84,7 +84,7 @@ func (s *Sidecar) bindAll(p *ports) error {
 	if p.api, err = p.openServer("api", s.cfg.API, s.admin, s.cfg.MaxConnections, s.secured(identity.Optional)); err != nil {
 		return err
 	}
-	p.peer, err = p.openServer("peer", s.cfg.Peer, s.peers, s.cfg.MaxConnections, s.secured(identity.Strict))
+	p.peer, err = p.openServer("peer", s.cfg.Peer, s.peers, s.cfg.MaxConnections, s.securedPeers)
 	return err
 }
 

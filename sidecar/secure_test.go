@@ -151,6 +151,32 @@ func TestThePeerPortRefusesWhoIsNotOfTheMesh(t *testing.T) {
 	r.counts(`txmesh_peer_refused_total{cause="unsigned"} 1`)
 }
 
+// A mesh gets its identities one sidecar after the other.
+func TestTurningIdentityOnDropsNothing(t *testing.T) {
+	a := identitytest.New(t, "mesh.test")
+	at := a.Serve()
+	for _, first := range []string{"bank/accounts", "bank/transfers"} {
+		t.Run(first, func(t *testing.T) {
+			b := newBankOf(t, func(c *Config) {
+				if c.Service != first {
+					return
+				}
+				proven(t, a, at, c)
+				c.Identity.Peers = "permissive"
+				c.Identity.Services = "permissive"
+			})
+			b.savings.status = 409
+			res, _ := call(t, "POST", "http://"+b.at.Inbound+"/transfers", "{}")
+			if res.StatusCode != 409 || res.Header.Get("tx-status") != "aborted" {
+				t.Errorf("transfer = %d %v, want 409 aborted", res.StatusCode, res.Header)
+			}
+			if got, want := b.accounts.saw(), "POST /accounts/alice/withdrawals, DELETE /accounts/alice/withdrawals/e1"; got != want {
+				t.Errorf("accounts saw %s, want %s", got, want)
+			}
+		})
+	}
+}
+
 // What was sent once is not believed a second time, whoever brings it.
 func TestAReplayedRelayIsRefusedAndCounted(t *testing.T) {
 	r := start(t, config(t, "bank/accounts", newService(t).address()))

@@ -123,7 +123,7 @@ func (s *Sidecar) wirePeers(auth *peer.Auth) error {
 		return s.directory.AddressOf(ctx, owner)
 	})
 	if s.identity != nil {
-		s.client.Secured(s.identity.Dial)
+		s.client.Secured(s.dialPeer)
 	}
 	var err error
 	s.directory, err = peer.NewDirectory(context.Background(), peer.DirectoryOptions{Peers: s.cfg.Peers, Ask: s.client.Identity,
