@@ -144,7 +144,7 @@ func (a Authority) ask(ctx context.Context, i *Identity, key *ecdsa.PrivateKey, 
 		return joined{}, err
 	}
 	r.Header.Set("Content-Type", "application/json")
-	roots, err := a.roots()
+	roots, err := a.Roots()
 	if err != nil {
 		return joined{}, err
 	}
@@ -178,7 +178,8 @@ func (a Authority) authorise(r *http.Request) error {
 	return nil
 }
 
-func (a Authority) roots() (*x509.CertPool, error) {
+// Roots reads RootsFile, for others who speak to the control plane.
+func (a Authority) Roots() (*x509.CertPool, error) {
 	if a.RootsFile == "" {
 		return x509.SystemCertPool()
 	}

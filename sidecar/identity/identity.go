@@ -39,6 +39,8 @@ type Identity struct {
 	opt    Options
 	domain spiffeid.TrustDomain
 
+	changing sync.Mutex // held while current is replaced by what depends on it
+
 	mu      sync.RWMutex // guards current and cause
 	current *material
 	cause   string // why there is no current, or no newer one
@@ -78,6 +80,8 @@ func New(opt Options) (*Identity, error) {
 
 // Take puts a certificate and its roots in force, or says why they are not fit; what was in force stays then.
 func (i *Identity) Take(svid *x509svid.SVID, bundle *x509bundle.Bundle) error {
+	i.changing.Lock()
+	defer i.changing.Unlock()
 	if err := i.take(svid, bundle); err != nil {
 		return i.unfit(err)
 	}
@@ -120,6 +124,8 @@ func (i *Identity) SetRoots(pem []byte) error {
 	if err != nil {
 		return fmt.Errorf("roots: %w", err)
 	}
+	i.changing.Lock()
+	defer i.changing.Unlock()
 	m, err := i.get()
 	if err != nil {
 		return err

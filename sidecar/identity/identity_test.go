@@ -474,6 +474,28 @@ func TestJoinSaysWhatTheControlPlaneSaid(t *testing.T) {
 	}
 }
 
+// Authorities set the begin of a certificate back; that must not make it due at once, and again and again.
+func TestRenewalIsDueAtHalfOfWhatIsLeft(t *testing.T) {
+	now := time.Now()
+	for _, tt := range []struct {
+		name     string
+		from, to time.Duration // before and after now
+		min, max time.Duration
+	}{
+		{"an hour", 0, time.Hour, 24 * time.Minute, 36 * time.Minute},
+		{"a minute that began long ago", time.Hour, time.Minute, 24 * time.Second, 36 * time.Second},
+		{"a moment", time.Hour, time.Millisecond, time.Second, time.Second},
+		{"expired", time.Hour, -time.Minute, time.Second, time.Second},
+	} {
+		for range 100 {
+			got := renewAfter(&x509.Certificate{NotBefore: now.Add(-tt.from), NotAfter: now.Add(tt.to)}, now)
+			if got < tt.min || got > tt.max {
+				t.Fatalf("%s: due after %v, want %v to %v", tt.name, got, tt.min, tt.max)
+			}
+		}
+	}
+}
+
 // A certificate that the control plane does not take any more must not keep a sidecar out that has a token.
 func TestTheTokenIsTriedWhereTheCertificateIsRefused(t *testing.T) {
 	a := identitytest.New(t, domain)
@@ -481,7 +503,7 @@ func TestTheTokenIsTriedWhereTheCertificateIsRefused(t *testing.T) {
 	p := newParty(t, domain)
 	was := identitytest.New(t, domain) // the root of before, which the control plane has forgotten
 	p.with(t, was, "bank/accounts")
-	cert, key := was.Issue(a.ID("bank/accounts"), time.Now().Add(-2*time.Hour), time.Now().Add(time.Hour/2)) // due
+	cert, key := was.Issue(a.ID("bank/accounts"), time.Now().Add(-2*time.Hour), time.Now().Add(8*time.Second))
 	if err := (&secrets{cert, key, was.Bundle()}).take(p.Identity); err != nil {
 		t.Fatal(err)
 	}

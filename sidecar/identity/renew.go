@@ -12,12 +12,12 @@ const (
 	retryMax = time.Minute
 )
 
-// renewAfter is how long a certificate is left alone: half of its life, a tenth more or less, so that sidecars that
-// started together do not come back together.
+// renewAfter is how long a certificate is left alone: half of what is left of its life, a tenth more or less, so that
+// sidecars that started together do not come back together. When it began tells nothing: authorities set that back, for
+// clocks that are behind.
 func renewAfter(c *x509.Certificate, now time.Time) time.Duration {
-	life := c.NotAfter.Sub(c.NotBefore)
-	due := c.NotBefore.Add(life/2 + time.Duration((rand.Float64()-0.5)*0.2*float64(life)))
-	return max(due.Sub(now), 0)
+	left := c.NotAfter.Sub(now)
+	return max(time.Duration((0.4+0.2*rand.Float64())*float64(left)), retryMin)
 }
 
 // retryAfter doubles the pause from one failure to the next.
