@@ -352,6 +352,8 @@ func (g *Gate) notEnlisted(r Request, rule *policies.Call, j joined, err error) 
 		return Verdict{Answer: problem(CodeDecided, "rule "+rule.Name+": the call was not forwarded", id)}
 	case errors.Is(err, txn.ErrConflict):
 		return Verdict{Answer: problem(CodeConflict, "rule "+rule.Name+": the key was used for another call of this transaction", id)}
+	case errors.Is(err, ErrDenied):
+		return Verdict{Answer: problem(CodeDenied, "rule "+rule.Name+": "+err.Error(), id)}
 	case errors.Is(err, ErrBranches):
 		return Verdict{Answer: problem(CodeBranches, "rule "+rule.Name+": "+err.Error(), id)}
 	case OwnerOf(id) != g.Self:

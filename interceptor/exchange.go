@@ -23,6 +23,7 @@ type Port struct {
 	Service   string // namespace/name of the service called; empty: known by its host only
 	Endpoint  string // host:port chosen by the forwarder
 	Trusted   bool   // the sender may begin transactions by tx-start: a gateway named in the configuration
+	Caller    string // SPIFFE id that the sender's certificate proves; empty: none
 }
 
 // Request is one request as the Gate sees it. Names of headers are compared without case. Strings that it

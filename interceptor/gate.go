@@ -47,6 +47,7 @@ type Observer struct {
 	CarrierOverflow  func()
 	BarrierVerdict   func(verdict string)
 	Shadowed         func(rule string)
+	Denied           func(act policies.Act, caller string)
 }
 
 // Gate decides for every request what the transaction protocol makes of it. It is safe for many goroutines; two
@@ -159,16 +160,25 @@ func (g *Gate) inbound(ctx context.Context, p Port, r Request) Verdict {
 	case c.present && opens && start.Nested == policies.NestedReject:
 		return Verdict{Answer: problem(CodeNested, "start rule "+start.Name+" rejects it", c.context.ID)}
 	case branched:
+		if denied := g.denied(policies.Join, p, r); denied != nil {
+			return Verdict{Answer: denied}
+		}
 		return g.serveForward(ctx, r, c, n)
 	case c.present && c.err != nil && c.header:
 		// It was made for a transaction that is over: what it calls would stand outside of it.
 		return Verdict{Answer: refusedContext(c)}
 	case c.present && c.err == nil && (!opens || start.Nested == policies.NestedJoin):
+		if denied := g.denied(policies.Join, p, r); denied != nil {
+			return Verdict{Answer: denied}
+		}
 		strip(r)
 		return g.serveJoined(r, c)
 	}
 	strip(r)
 	if opens {
+		if denied := g.denied(policies.Begin, p, r); denied != nil {
+			return Verdict{Answer: denied}
+		}
 		return g.root(ctx, r, start, true)
 	}
 	if start != nil {
@@ -184,6 +194,21 @@ func (g *Gate) startOf(p Port, r Request) (*policies.Start, error) {
 		return startNamed(set, named)
 	}
 	return set.Start(g.ownTarget(r)), nil
+}
+
+// denied holds who opens or joins a transaction to the access policies of this service; nil: the caller may.
+func (g *Gate) denied(act policies.Act, p Port, r Request) *Answer {
+	if g.Policies.Current().Access(g.Service).Allows(act, p.Caller, g.ownTarget(r)) {
+		return nil
+	}
+	if g.Observe.Denied != nil {
+		g.Observe.Denied(act, p.Caller)
+	}
+	caller := p.Caller
+	if caller == "" {
+		caller = "a caller without certificate"
+	}
+	return problem(CodeDenied, act.String()+" at "+g.Service+" is not allowed to "+caller, "")
 }
 
 func (g *Gate) shadowed(rule string) {

@@ -40,6 +40,7 @@ const (
 	CodeUpgrade     Code = "TXM0125"
 	CodePeerUnknown Code = "TXM0126"
 	CodeBranches    Code = "TXM0127"
+	CodeDenied      Code = "TXM0128"
 )
 
 // Explanation is what a code means and what to do about it.
@@ -80,6 +81,7 @@ func Codes() []Explanation {
 		{CodeUpgrade, 400, "an upgraded connection cannot be part of a transaction", "match a narrower path or method in the rule, so that the upgrade passes beside it"},
 		{CodePeerUnknown, 503, "sidecar that would keep this branch is not known yet", "start the sidecars named in peers, or take out those that are gone; set barrier: None where the service has no sidecar"},
 		{CodeBranches, 422, "transaction has as many branches as are allowed", "make fewer calls in one transaction, or raise max-branches"},
+		{CodeDenied, 403, "caller may not do this", "let an AccessPolicy of the service's namespace allow it, or call with a certificate that one allows"},
 	}
 }
 

@@ -14,6 +14,9 @@ import (
 // ErrBranches says that a transaction has as many branches as its owner allows. Branches wraps it.
 var ErrBranches = errors.New("too many branches in one transaction")
 
+// ErrDenied says that a caller may not do what it asked for. Branches wraps it.
+var ErrDenied = errors.New("not allowed by an access policy")
+
 // ErrTooLarge says that an event is larger than the journal takes.
 var ErrTooLarge = errors.New("too large for the journal")
 

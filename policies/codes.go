@@ -38,6 +38,7 @@ const (
 	codeGrant       = "TXM0027"
 	codeOrigin      = "TXM0028"
 	codeSetHeader   = "TXM0029"
+	codeCaller      = "TXM0030"
 	codeNoBarrier   = "TXM0040"
 	codeSameMatch   = "TXM0041"
 	codeSafeMethod  = "TXM0042"
@@ -55,7 +56,7 @@ func Codes() []Code {
 		{codeDuration, "Not a duration", "write a positive duration with a unit, such as 500ms, 30s, 2m or 1h"},
 		{codeName, "Not a valid name", "use lower-case letters, digits and '-', at most 63, beginning and ending with a letter or digit"},
 		{codeDuplicate, "A name is used twice", "give each document of a namespace, and each rule of a document, a name of its own"},
-		{codeKind, "Unknown kind or version of document", "write apiVersion: txmesh.io/v1beta1 and kind: TransactionPolicy, TransactionGrant or PolicyTest"},
+		{codeKind, "Unknown kind or version of document", "write apiVersion: txmesh.io/v1beta1 and kind: TransactionPolicy, TransactionGrant, AccessPolicy or PolicyTest"},
 		{codeYAMLFeature, "YAML feature that policies do not have", "write the value out: anchors, aliases, merge keys and tags are not read"},
 		{codeMatch, "A match names nobody", "name the service (or namespace/service), or the host of a third party"},
 		{codePattern, "Not a valid path pattern", "begin with '/'; write a variable as a whole segment {name}, or {name...} at the end"},
@@ -75,6 +76,7 @@ func Codes() []Code {
 		{codeGrant, "Another namespace has not granted its service", "add a TransactionGrant in that namespace: spec {to: [NAMESPACE], services: [SERVICE]}"},
 		{codeOrigin, "A template leaves its service", "write a path that begins with '/', without host, dot segments or query"},
 		{codeSetHeader, "A header that a call may not set", "leave it to the sidecar; credentials are given by auth"},
+		{codeCaller, "Not a caller", "write a SPIFFE id such as spiffe://DOMAIN/ns/*/sa/gateway, the name of a service, or * for everybody"},
 		{codeNoBarrier, "No barrier at the callee", "repeats and late calls reach the callee; choose Proxy, Key or Database if it has one"},
 		{codeSameMatch, "Two rules match the same requests", "keep one; the older document wins, then the first name"},
 		{codeSafeMethod, "A branch over a safe method", "GET, HEAD and OPTIONS should change nothing; check that this call needs an undo"},

@@ -83,6 +83,11 @@ apiVersion: txmesh.io/v1beta1
 kind: TransactionGrant
 metadata: {name: x}
 spec: {???????: 1}
+---
+apiVersion: txmesh.io/v1beta1
+kind: AccessPolicy
+metadata: {name: x}
+spec: {???????: 1, rules: [{???????: 1, may: [start], requests: [{???????: 1}]}]}
 `
 	_, err := Compile(Source{Name: "keys", Data: []byte(text)})
 	_, inCases := Samples(Source{Name: "keys", Data: []byte("kind: PolicyTest\ncases: [{???????: 1, request: {???????: 1}, response: {???????: 1}, expect: {???????: 1}}]\n")})
@@ -115,7 +120,7 @@ spec: {???????: 1}
 
 func TestEveryCodeIsSeenOnce(t *testing.T) {
 	var seen strings.Builder
-	for _, name := range []string{"testdata/golden/errors", "testdata/golden/match", "policies_test.go"} {
+	for _, name := range []string{"testdata/golden/errors", "testdata/golden/match", "testdata/golden/access", "policies_test.go"} {
 		data, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)

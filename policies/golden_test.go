@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -19,6 +20,7 @@ import (
 //	compile                                the document; prints findings, or each rule as policy explain --json
 //	exchange service=.. host=.. method=..  request and response as a case of a PolicyTest; prints what the rules make of it
 //	find service=.. host=.. method=.. path=..
+//	may service=.. act=.. caller=.. method=.. path=..
 //	inline service=..                      headers, one a line
 func TestGolden(t *testing.T) {
 	datadriven.Walk(t, "testdata/golden", func(t *testing.T, path string) {
@@ -34,6 +36,8 @@ func TestGolden(t *testing.T) {
 					t.Fatalf("%s: no document compiled before", d.Pos)
 				}
 				return findGolden(set, d)
+			case "may":
+				return mayGolden(t, set, d)
 			case "inline":
 				return inlineGolden(d)
 			}
@@ -70,6 +74,9 @@ func compileGolden(t *testing.T, set **Set, d *datadriven.TestData) string {
 	}
 	if d.HasArg("quiet") {
 		return b.String() + fmt.Sprintf("%d start, %d calls\n", len(s.Starts()), len(s.Calls()))
+	}
+	if n := s.AccessRules(); n > 0 {
+		fmt.Fprintf(&b, "%d access rules\n", n)
 	}
 	for _, r := range s.Starts() {
 		b.WriteString(dump(r.Plan()))
@@ -169,6 +176,22 @@ func findGolden(set *Set, d *datadriven.TestData) string {
 		out += ", start " + r.Policy + "/" + r.Name
 	}
 	return out + ", named " + strconv.FormatBool(set.Names(t.Service, t.Host)) + "\n"
+}
+
+func mayGolden(t *testing.T, set *Set, d *datadriven.TestData) string {
+	if set == nil {
+		t.Fatalf("%s: no document compiled before", d.Pos)
+	}
+	act := slices.Index(actWords(), argOr(d, "act", "join"))
+	if act < 0 {
+		t.Fatalf("%s: no such act", d.Pos)
+	}
+	target := Target{Method: argOr(d, "method", "POST"), Path: argOr(d, "path", "/")}
+	a := set.Access(argOr(d, "service", "bank/accounts"))
+	if a == nil {
+		return "governed by no policy\n"
+	}
+	return strconv.FormatBool(a.Allows(Act(act), argOr(d, "caller", ""), target)) + "\n"
 }
 
 func inlineGolden(d *datadriven.TestData) string {

@@ -25,6 +25,13 @@ func (c *compiler) link(docs []*document) *Set {
 			c.readGrant(d, given)
 		}
 	}
+	access := &accessReader{c, map[string][]accessRule{}, map[string][]accessRule{}, 0}
+	for _, d := range docs {
+		if d.kind == kindAccess {
+			access.readAccess(d)
+		}
+	}
+	s.access, s.accessRules = access.compiled(), access.count
 	for _, d := range docs {
 		s.written = append(s.written, Document{Kind: d.kind, Namespace: d.namespace, Name: d.name, Text: d.written})
 		if d.kind == kindPolicy {

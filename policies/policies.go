@@ -23,11 +23,14 @@ type Source struct {
 
 // Set is a compiled collection of policy documents. It never changes and is safe for many goroutines.
 type Set struct {
-	starts   index[*Start]
-	calls    index[*Call]
-	docs     map[string]Source
-	written  []Document
-	warnings Findings
+	starts  index[*Start]
+	calls   index[*Call]
+	docs    map[string]Source
+	written []Document
+	access  map[string]*Access // by namespace/name, and namespace/* for the others of it
+
+	accessRules int
+	warnings    Findings
 }
 
 // Load reads and compiles files; a directory stands for its *.yaml and *.yml files, not those below it. The

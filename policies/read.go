@@ -186,6 +186,7 @@ const (
 	apiVersion = "txmesh.io/v1beta1"
 	kindPolicy = "TransactionPolicy"
 	kindGrant  = "TransactionGrant"
+	kindAccess = "AccessPolicy"
 	kindTest   = "PolicyTest"
 )
 
@@ -247,7 +248,7 @@ func (c *compiler) readFrame(n *node) *document {
 		c.fault(f.get("apiVersion").at, codeKind, "apiVersion is %q; this release reads %s", v, apiVersion)
 	}
 	d.kind = f.required("kind")
-	kinds := []string{kindPolicy, kindGrant, kindTest}
+	kinds := []string{kindPolicy, kindGrant, kindAccess, kindTest}
 	if d.kind == "" {
 		return nil
 	}

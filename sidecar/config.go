@@ -27,7 +27,8 @@ type Config struct {
 	Peers     []string
 	Policies  []string
 
-	DTM DTM
+	DTM      DTM
+	Identity Identity
 
 	TrustedGateways []netip.Prefix // whose tx-start counts at Inbound
 
@@ -222,6 +223,7 @@ func (p *problems) values(v *viper.Viper) Config {
 		RetryMax: p.duration("dtm-retry-max", one("dtm-retry-max")), RequestTimeout: p.duration("dtm-request-timeout", one("dtm-request-timeout")),
 		ResumeAfter: p.duration("dtm-resume-after", one("dtm-resume-after")), AlertURL: p.url("dtm-alert-url", one("dtm-alert-url")),
 		AlertAfter: p.number("dtm-alert-after", one("dtm-alert-after"))}
+	c.Identity = p.identity(one)
 	if (c.DTM.Open() || c.Standby) && c.Alone() && c.Service == "" {
 		c.Service = aloneService
 	}

@@ -82,6 +82,7 @@ func TestExampleInTheReferenceLoads(t *testing.T) {
 		CallTimeout: 10 * time.Second, PeerTimeout: 5 * time.Second, CommitWait: 5 * time.Second,
 		DTM: DTM{TimeoutToFail: 35 * time.Second, RetryInterval: time.Second, RetryMax: time.Minute,
 			RequestTimeout: 3 * time.Second, ResumeAfter: 10 * time.Second, AlertAfter: 3},
+		Identity:       Identity{From: "off", TrustDomain: "cluster.local", SDSCertificate: "default", SDSRoots: "ROOTCA", Peers: "strict", Services: "off"},
 		TimeoutDefault: 30 * time.Second, GracePeriod: 30 * time.Second, Retention: 24 * time.Hour,
 		RetentionBytes: 1 << 30, MemoryLimit: 64 << 20}
 	if diff := cmp.Diff(want, got); diff != "" {

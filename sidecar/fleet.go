@@ -226,3 +226,11 @@ func (r *runners) Gone(ctx context.Context, name string) bool {
 	}
 	return l.Free || strconv.FormatUint(l.Owner.Epoch, 10) != epoch
 }
+
+// sharedHome is where barrier rows live, if not with this sidecar alone.
+func (s *Sidecar) sharedHome() string {
+	if s.shared == nil {
+		return ""
+	}
+	return s.home
+}

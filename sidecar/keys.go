@@ -34,7 +34,7 @@ type key struct {
 
 // keys is the table of all that can be configured. docs/reference/config.md and --help are printed from it.
 func keys() []key {
-	return []key{
+	return append([]key{
 		{name: "service", kind: text, doc: "name of the service beside this sidecar, as namespace/name; without namespace it is in `default`. Required with an application"},
 		{name: "app", kind: address, doc: "host:port of the application. Required, unless `dtm` or `dtm-grpc` is set: then, without it, the sidecar stands alone and opens neither inbound, outbound nor upstream ports"},
 		{name: "inbound", kind: address, def: "127.0.0.1:15806", doc: "where requests for the application arrive; port 0 picks one and the ready line tells it"},
@@ -78,7 +78,7 @@ func keys() []key {
 		{name: "retention", kind: duration, def: "24h", doc: "how long finished transactions are kept"},
 		{name: "retention-bytes", kind: size, def: "1GiB", doc: "size of the journal above which the oldest finished transactions go earlier"},
 		{name: "memory-limit", kind: size, def: "64MiB", doc: "soft limit of the heap: the garbage collector works harder near it (GOMEMLIMIT, if set, wins)"},
-	}
+	}, identityKeys()...)
 }
 
 // env is the name of the key's variable.

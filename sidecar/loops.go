@@ -172,6 +172,9 @@ func (s *Sidecar) gaugeLoop(ctx context.Context) {
 		m.orphanAge.Update(age(orphan))
 		m.orphans.Update(float64(count))
 		m.accepting.Update(float64(index(s.store.Accepts() == nil)))
+		if s.identity != nil {
+			m.certificate.Update(max(0, s.identity.Expires().Sub(now).Seconds()))
+		}
 		m.silent.Update(float64(len(s.directory.Unanswered())))
 	})
 }

@@ -13,6 +13,8 @@ import (
 	"github.com/uber-go/tally/v4"
 	tallyprom "github.com/uber-go/tally/v4/prometheus"
 
+	"txmesh/policies"
+	"txmesh/sidecar/identity"
 	"txmesh/txn"
 )
 
@@ -54,7 +56,11 @@ func metricTable() []metric {
 		{"txmesh_shadowed_total", "counter", nil, "requests that a rule in mode Shadow would have taken"},
 		{"txmesh_journals_adopted_total", "counter", nil, "journals of other sidecars that this one has taken over in a shared store"},
 		{"txmesh_journals_fenced_total", "counter", nil, "journals that another sidecar has taken from this one"},
-		{"txmesh_peer_refused_total", "counter", []string{"cause"}, "requests at the peer port that were not believed: forged, stale or replayed"},
+		{"txmesh_peer_refused_total", "counter", []string{"cause"}, "requests at the peer port that were not believed: unsigned, large, forged, stale or replayed"},
+		{"txmesh_denied_total", "counter", []string{"act", "reason"}, "what callers were not allowed to do: not_authorised by an access policy, no_certificate, or no token of the API"},
+		{"txmesh_tls_refused_total", "counter", []string{"by", "reason"}, "TLS handshakes of the mesh that were ended, by this side (self) or the other"},
+		{"txmesh_certificates_total", "counter", []string{"result"}, "certificates put in force (ok), and tries that brought none (failed)"},
+		{"txmesh_certificate_seconds", "gauge", nil, "time until this sidecar's certificate expires; 0: it has none"},
 		{"txmesh_policy_reloads_total", "counter", nil, "policy sets taken over after a change"},
 		{"txmesh_policy_reload_errors_total", "counter", nil, "changed policies that were refused; the last good set stays"},
 	}
@@ -98,6 +104,11 @@ type metrics struct {
 	shadowed, reloads, reloadErrors   tally.Counter
 	adopted, fenced                   tally.Counter
 	verdicts, refused                 map[string]tally.Counter
+
+	denials      map[policies.Act]map[string]tally.Counter
+	certificate  tally.Gauge
+	certificates [2]tally.Counter
+	tlsRefused   map[identity.By]map[identity.Reason]tally.Counter
 }
 
 // reportEvery is how far what is scraped may lie behind.
@@ -120,6 +131,8 @@ func newMetrics(version string) *metrics {
 		reloadErrors: scope.Counter("policy_reload_errors_total"),
 		adopted:      scope.Counter("journals_adopted_total"), fenced: scope.Counter("journals_fenced_total"),
 		verdicts: map[string]tally.Counter{}, refused: map[string]tally.Counter{},
+		denials:     map[policies.Act]map[string]tally.Counter{},
+		certificate: scope.Gauge("certificate_seconds"), tlsRefused: map[identity.By]map[identity.Reason]tally.Counter{},
 		begun: map[txn.Mode]tally.Counter{}, ended: map[txn.Mode][ends]tally.Counter{}}
 	scope.Tagged(map[string]string{"version": version, "go": runtime.Version()}).Gauge("build_info").Update(1)
 	m.tagged()
@@ -164,8 +177,23 @@ func (m *metrics) tagged() {
 	for _, v := range []string{"run", "replay", "empty", "absent", "refuse", "early", "resolve"} {
 		m.verdicts[v] = tag("verdict", v).Counter("barrier_verdicts_total")
 	}
-	for _, c := range []string{"forged", "stale", "replayed"} {
+	for _, c := range []string{"unsigned", "large", "forged", "stale", "replayed"} {
 		m.refused[c] = tag("cause", c).Counter("peer_refused_total")
+	}
+	for _, act := range policies.Acts() {
+		m.denials[act] = map[string]tally.Counter{}
+		for _, r := range []string{"not_authorised", "no_certificate", "no_token"} {
+			m.denials[act][r] = tag("act", act.String(), "reason", r).Counter("denied_total")
+		}
+	}
+	for i, r := range []string{"failed", "ok"} {
+		m.certificates[i] = tag("result", r).Counter("certificates_total")
+	}
+	for _, by := range []identity.By{identity.Self, identity.Other} {
+		m.tlsRefused[by] = map[identity.Reason]tally.Counter{}
+		for _, r := range identity.Reasons() {
+			m.tlsRefused[by][r] = tag("by", string(by), "reason", string(r)).Counter("tls_refused_total")
+		}
 	}
 }
 
@@ -218,6 +246,21 @@ func (m *metrics) onRefused(cause string) {
 		c.Inc(1)
 	}
 }
+
+// onDenied counts what an access policy does not allow.
+func (m *metrics) onDenied(act policies.Act, caller string) {
+	if caller == "" {
+		m.denied(act, "no_certificate")
+		return
+	}
+	m.denied(act, "not_authorised")
+}
+
+func (m *metrics) denied(act policies.Act, reason string) { m.denials[act][reason].Inc(1) }
+
+func (m *metrics) onTLSRefused(by identity.By, r identity.Reason) { m.tlsRefused[by][r].Inc(1) }
+
+func (m *metrics) onRenewed(ok bool) { m.certificates[index(ok)].Inc(1) }
 
 func index(yes bool) int {
 	if yes {

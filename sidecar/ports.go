@@ -11,6 +11,7 @@ import (
 
 	"txmesh/interceptor"
 	"txmesh/interceptor/proxy"
+	"txmesh/sidecar/identity"
 	"txmesh/sidecar/peer"
 )
 
@@ -69,7 +70,7 @@ func (s *Sidecar) bind() error {
 	if inbound == "" && p.inbound != nil {
 		inbound = p.inbound.Addr().String()
 	}
-	s.directory.SetSelf(peer.Identity{Owner: s.owner, Incarnation: s.gate.Incarnation, Service: s.cfg.Service, Inbound: inbound, Home: s.home})
+	s.directory.SetSelf(peer.Identity{Owner: s.owner, Incarnation: s.gate.Incarnation, Service: s.cfg.Service, Inbound: inbound, Home: s.sharedHome()})
 	s.gate.PublicURL = "http://" + dialable(p.api.Addr())
 	return nil
 }
@@ -86,14 +87,14 @@ func (s *Sidecar) bindAll(p *ports) error {
 		}
 	}
 	var err error
-	p.api, err = p.openServer("api", s.cfg.API, s.admin, s.cfg.MaxConnections)
+	p.api, err = p.openServer("api", s.cfg.API, s.admin, s.cfg.MaxConnections, s.secured(identity.Optional))
 	return err
 }
 
 // bindPeer opens the port for other sidecars: before all others where a lease tells them its address.
 func (s *Sidecar) bindPeer() error {
 	var err error
-	s.ports.peer, err = s.ports.openServer("peer", s.cfg.Peer, s.peers, s.cfg.MaxConnections)
+	s.ports.peer, err = s.ports.openServer("peer", s.cfg.Peer, s.peers, s.cfg.MaxConnections, s.securedPeers)
 	return err
 }
 
@@ -106,9 +107,11 @@ func (s *Sidecar) openProxies(p *ports) error {
 	if err != nil {
 		return err
 	}
-	if p.inbound, err = p.open("inbound", s.cfg.Inbound, in.Serve, in.Shutdown); err != nil {
+	serve := func(l net.Listener) error { return in.Serve(s.securedServices(l)) }
+	if p.inbound, err = p.open("inbound", s.cfg.Inbound, serve, in.Shutdown); err != nil {
 		return err
 	}
+	opt.Dial = s.dialService
 	var routes []proxy.Route
 	for _, u := range s.cfg.Upstreams {
 		if u.Host != "" {
@@ -137,15 +140,15 @@ func (s *Sidecar) openProxies(p *ports) error {
 	return nil
 }
 
-func (p *ports) openServer(name, address string, h http.Handler, conns int) (net.Listener, error) {
+func (p *ports) openServer(name, address string, h http.Handler, conns int, over func(net.Listener) net.Listener) (net.Listener, error) {
 	srv := server(h)
-	return p.open(name, address, func(l net.Listener) error { return srv.Serve(limit(l, conns)) }, srv.Shutdown)
+	return p.open(name, address, func(l net.Listener) error { return srv.Serve(over(limit(l, conns))) }, srv.Shutdown)
 }
 
 // server has no write time-out: commits wait, profiles run for long.
 func server(h http.Handler) *http.Server {
 	return &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second,
-		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10}
+		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10, ConnContext: identity.WithConn}
 }
 
 func (p *ports) open(name, address string, serve func(net.Listener) error, shutdown func(context.Context) error) (net.Listener, error) {

@@ -17,6 +17,7 @@ import (
 	"txmesh/interceptor/dtm"
 	"txmesh/policies"
 	"txmesh/sidecar/admin"
+	"txmesh/sidecar/identity"
 	"txmesh/sidecar/outbound"
 	"txmesh/sidecar/owners"
 	"txmesh/sidecar/peer"
@@ -42,6 +43,9 @@ type Sidecar struct {
 	set     atomic.Pointer[policies.Set]
 	unkept  atomic.Pointer[policies.Set] // its documents are not in the shared store yet; nil: none
 	watch   *policies.Watcher            // nil without policies
+
+	identity     *identity.Identity // nil: off
+	certificates identity.Source    // of identity
 
 	owners    *owners.Owners
 	keeper    *takeover.Keeper // nil: the store is embedded
@@ -97,13 +101,16 @@ func (s *Sidecar) wire(version string) error {
 	if err := s.loadPolicies(); err != nil {
 		return err
 	}
+	if err := s.newIdentity(); err != nil {
+		return err
+	}
 	if err := s.wirePeers(auth); err != nil {
 		return err
 	}
 	s.app = outbound.NewApp(s.cfg.App, s.cfg.MaxBody)
 	doors := map[string]interceptor.Door{admin.DoorName: admin.Door{Keys: keys}}
 	s.caller = outbound.New(outbound.Options{Doors: doors, Documents: s.docs, Homes: (*homes)(s), Places: (*places)(s), Keys: keys,
-		SecretsDir: s.cfg.SecretsDir, BodyMax: s.cfg.MaxBody, AllowLinkLocal: s.cfg.AllowLinkLocal, Now: time.Now})
+		SecretsDir: s.cfg.SecretsDir, Secure: s.secureService, BodyMax: s.cfg.MaxBody, AllowLinkLocal: s.cfg.AllowLinkLocal, Now: time.Now})
 	s.owners = s.newOwners()
 	if s.cfg.DTM.Open() || s.shared != nil { // an adopted journal may hold transactions of its clients
 		s.dtm = s.newDTM(version)
@@ -112,10 +119,10 @@ func (s *Sidecar) wire(version string) error {
 	if s.gate, err = s.newGate(keys, peer.NewRelay(s.owners, s.client, s.docs)); err != nil {
 		return err
 	}
-	s.peers = peer.NewServer(peer.ServerOptions{Identity: s.directory.Self, Local: s.owners, Documents: s.docs, Home: s.gate,
-		Offered: s.offered(), Auth: auth, Refused: s.metrics.onRefused, Log: s.log})
+	s.peers = peer.NewServer(peer.ServerOptions{Identity: s.selfNow, Local: s.owners, Documents: s.docs, Home: s.gate,
+		Offered: s.offered(), Auth: auth, Caller: callerOf, May: s.mayJoin, Refused: s.metrics.onRefused, Log: s.log})
 	s.admin = admin.New(admin.Options{Service: s.cfg.Service, Engine: s.owners, Journal: s.store, Keys: keys, NewID: s.newID, Token: s.token,
-		Ready: s.notReady, Metrics: s.metrics.handler(), TakeOver: s.takeOver(), CommitWait: s.cfg.CommitWait,
+		Caller: callerOf, Access: s.access, Denied: s.metrics.denied, Ready: s.notReady, Metrics: s.metrics.handler(), TakeOver: s.takeOver(), CommitWait: s.cfg.CommitWait,
 		TimeoutDefault: s.cfg.TimeoutDefault, Log: s.log})
 	return nil
 }
@@ -128,6 +135,7 @@ func (s *Sidecar) Run(ctx context.Context, ready func(Addresses)) error {
 	defer loops.Wait()
 	defer stop()
 
+	s.prove(background, &loops)
 	s.directory.Refresh(ctx) // so that the first calls find their homes
 	if s.shared != nil {
 		if err := errors.Join(s.bindPeer(), s.newKeeper()); err != nil {
@@ -205,6 +213,9 @@ func (s *Sidecar) notReady() []string {
 	}
 	if err := s.owners.Refusal(); err != nil {
 		reasons = append(reasons, err.Error())
+	}
+	if err := s.unproven(); err != nil {
+		reasons = append(reasons, "identity: "+err.Error())
 	}
 	return reasons
 }

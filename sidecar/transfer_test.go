@@ -41,10 +41,20 @@ type bank struct {
 }
 
 func newBank(t *testing.T, change ...func(c *Config)) *bank {
+	return newBankOf(t, func(*Config) {}, change...)
+}
+
+// newBankOf changes the configuration of all three, and then that of transfers.
+func newBankOf(t *testing.T, all func(c *Config), change ...func(c *Config)) *bank {
 	b := &bank{transfers: newService(t), accounts: newService(t), savings: newService(t)}
-	b.aa = start(t, config(t, "bank/accounts", b.accounts.address(), transferPolicy))
-	b.as = start(t, config(t, "bank/savings", b.savings.address(), transferPolicy))
-	cfg := config(t, "bank/transfers", b.transfers.address(), transferPolicy)
+	of := func(name string, s *service) Config {
+		c := config(t, name, s.address(), transferPolicy)
+		all(&c)
+		return c
+	}
+	b.aa = start(t, of("bank/accounts", b.accounts))
+	b.as = start(t, of("bank/savings", b.savings))
+	cfg := of("bank/transfers", b.transfers)
 	cfg.Peers = []string{b.aa.Peer, b.as.Peer}
 	cfg.Upstreams = []Upstream{{Service: "bank/accounts", Listen: "127.0.0.1:0", To: []string{b.aa.Inbound}, Host: "accounts"},
 		{Service: "bank/savings", Listen: "127.0.0.1:0", To: []string{b.as.Inbound}}}
@@ -451,12 +461,12 @@ func TestSweepDropsOnlyWhatHasEnded(t *testing.T) {
 func TestStrangerAtThePeerPortIsRefused(t *testing.T) {
 	b := newBank(t)
 	res, text := call(t, "POST", "http://"+b.at.Peer+"/v1/status", `{"ids":[]}`)
-	if want := `{"code":"unauthorized","text":"` + peer.ErrForged.Error() + `"}`; res.StatusCode != 401 || text != want {
+	if want := `{"code":"unauthorized","text":"` + peer.ErrUnsigned.Error() + `"}`; res.StatusCode != 401 || text != want {
 		t.Errorf("status without signature = %d %s, want 401 %s", res.StatusCode, text, want)
 	}
 	eventually(t, "it is counted", func() bool {
 		_, text := call(t, "GET", "http://"+b.at.API+"/metrics", "")
-		return strings.Contains(text, `txmesh_peer_refused_total{cause="forged"} 1`)
+		return strings.Contains(text, `txmesh_peer_refused_total{cause="unsigned"} 1`)
 	})
 }
 

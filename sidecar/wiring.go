@@ -144,6 +144,9 @@ func (s *Sidecar) wirePeers(auth *peer.Auth) error {
 	s.client = peer.NewClient(auth, s.cfg.PeerTimeout, func(ctx context.Context, owner string) (string, error) {
 		return s.addressOf(ctx, owner)
 	})
+	if s.identity != nil {
+		s.client.Secured(s.dialPeer)
+	}
 	var rows txlog.Table
 	if s.shared == nil { // it must start without a shared store
 		rows = s.store.Table("peers")
@@ -188,7 +191,7 @@ func (s *Sidecar) newGate(keys *interceptor.Keys, relay *peer.Relay) (*intercept
 		Observe: interceptor.Observer{ContextLost: func(string) { m.lost.Inc(1) },
 			ContextAmbiguous: func(string) { m.ambiguous.Inc(1) }, ContextForged: func() { m.forged.Inc(1) },
 			CarrierOverflow: func() { m.overflow.Inc(1) }, BarrierVerdict: m.onVerdict,
-			Shadowed: func(string) { m.shadowed.Inc(1) }}})
+			Shadowed: func(string) { m.shadowed.Inc(1) }, Denied: m.onDenied}})
 }
 
 // places says where services are called.

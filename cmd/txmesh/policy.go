@@ -37,6 +37,9 @@ finding as file:line:column: code: text. Warnings do not fail it.`,
 				return err
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%d start rules, %d call rules, %d warnings\n", len(set.Starts()), len(set.Calls()), len(set.Warnings()))
+			if n := set.AccessRules(); n > 0 {
+				fmt.Fprintf(cmd.OutOrStdout(), "%d access rules\n", n)
+			}
 			return nil
 		},
 	}

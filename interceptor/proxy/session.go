@@ -53,6 +53,14 @@ func newSession(srv *server, conn net.Conn) *session {
 	return s
 }
 
+// caller is who the client's certificate names, if the connection knows.
+func (s *session) caller() string {
+	if c, ok := s.conn.(interface{ Caller() string }); ok {
+		return c.Caller()
+	}
+	return ""
+}
+
 // serve runs one exchange after the other.
 func (s *session) serve() {
 	defer s.srv.leave(s)
@@ -156,7 +164,7 @@ func (s *session) exchange(end int) bool {
 	s.req.head.cleanRequest()
 	var v interceptor.Verdict
 	if s.srv.opts.Gate != nil {
-		t.port.Trusted = s.trusted
+		t.port.Trusted, t.port.Caller = s.trusted, s.caller()
 		v = s.srv.opts.Gate.Before(s.srv.ctx, t.port, &s.req)
 	}
 	if v.Answer != nil {

@@ -7,8 +7,6 @@ package admin
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
 	"encoding/json"
 	"iter"
 	"log/slog"
@@ -19,6 +17,7 @@ import (
 	"time"
 
 	"txmesh/interceptor"
+	"txmesh/policies"
 	"txmesh/txlog"
 	"txmesh/txn"
 )
@@ -37,7 +36,8 @@ type Journal interface {
 	List(ctx context.Context, q txlog.Query) ([]txlog.Summary, txlog.Cursor, error)
 }
 
-// Options is what the API works with. Ready returns why the sidecar is not ready; none: it is.
+// Options is what the API works with. Ready returns why the sidecar is not ready; none: it is. Caller is the SPIFFE id that
+// a client's certificate proves, Access what governs the service, Denied counts refusals; each may be nil.
 type Options struct {
 	Service        string // beside this sidecar, namespace/name; shown with its transactions
 	Engine         Engine
@@ -45,6 +45,9 @@ type Options struct {
 	Keys           *interceptor.Keys
 	NewID          func() txn.ID
 	Token          string
+	Caller         func(r *http.Request) string
+	Access         func() *policies.Access
+	Denied         func(act policies.Act, reason string)
 	Ready          func() []string
 	Metrics        http.Handler
 	TakeOver       TakeOver // nil: no door for clients of DTM is open
@@ -69,13 +72,18 @@ type Server struct {
 
 // New returns the handler.
 func New(opt Options) *Server {
+	if opt.Caller == nil {
+		opt.Caller = func(*http.Request) string { return "" }
+	}
+	if opt.Access == nil {
+		opt.Access = func() *policies.Access { return nil }
+	}
+	if opt.Denied == nil {
+		opt.Denied = func(policies.Act, string) {}
+	}
 	s := &Server{opt: opt, mux: http.NewServeMux()}
 	for _, r := range s.routes() {
-		h := r.handler
-		if r.token {
-			h = s.guarded(h)
-		}
-		s.mux.HandleFunc(r.pattern, h)
+		s.mux.HandleFunc(r.pattern, r.handler)
 	}
 	return s
 }
@@ -83,32 +91,36 @@ func New(opt Options) *Server {
 // route is one line of the API. docs/reference/openapi.yaml is tested against the list.
 type route struct {
 	pattern string
-	token   bool
+	token   bool // wanted, or a certificate that grants as much
 	handler http.HandlerFunc
 }
 
 func (s *Server) routes() []route {
+	start := func(h http.HandlerFunc) http.HandlerFunc { return s.guarded(h, policies.Begin) }
+	decide := func(h http.HandlerFunc) http.HandlerFunc { return s.guarded(h, policies.Decide) }
+	operate := func(h http.HandlerFunc) http.HandlerFunc { return s.guarded(h, policies.Operate) }
+	look := func(h http.HandlerFunc) http.HandlerFunc { return s.guarded(h, policies.Operate, policies.Decide) }
 	return []route{
 		{"GET /healthz", false, s.health},
 		{"GET /readyz", false, s.ready},
-		{"GET /metrics", false, s.opt.Metrics.ServeHTTP},
-		{"GET /debug/pprof/", true, pprof.Index},
-		{"GET /debug/pprof/cmdline", true, pprof.Cmdline},
-		{"GET /debug/pprof/profile", true, pprof.Profile},
-		{"GET /debug/pprof/symbol", true, pprof.Symbol},
-		{"GET /debug/pprof/trace", true, pprof.Trace},
-		{"POST /v1/transactions", true, s.begin},
-		{"GET /v1/transactions", true, s.list},
-		{"GET /v1/transactions/{id}", true, s.show},
-		{"POST /v1/transactions/{id}/commit", true, s.commit},
-		{"POST /v1/transactions/{id}/abort", true, s.abort},
-		{"POST /v1/transactions/{id}/branches", true, s.enlist},
-		{"POST /v1/transactions/{id}/branches/{branch}/leave", true, s.leave},
-		{"POST /v1/transactions/{id}/extend", true, s.extend},
-		{"POST /v1/transactions/{id}/hasten", true, s.hasten},
-		{"POST /v1/transactions/{id}/stop", true, s.stop},
-		{"POST /v1/transactions/{id}/branches/{branch}/{op}/{act}", true, s.force},
-		{"POST /v1/takeovers/dtm", true, s.takeOver},
+		{"GET /metrics", false, s.outside(s.opt.Metrics.ServeHTTP, policies.Operate, policies.Decide)},
+		{"GET /debug/pprof/", true, operate(pprof.Index)},
+		{"GET /debug/pprof/cmdline", true, operate(pprof.Cmdline)},
+		{"GET /debug/pprof/profile", true, operate(pprof.Profile)},
+		{"GET /debug/pprof/symbol", true, operate(pprof.Symbol)},
+		{"GET /debug/pprof/trace", true, operate(pprof.Trace)},
+		{"POST /v1/transactions", true, start(s.begin)},
+		{"GET /v1/transactions", true, look(s.list)},
+		{"GET /v1/transactions/{id}", true, look(s.show)},
+		{"POST /v1/transactions/{id}/commit", true, decide(s.commit)},
+		{"POST /v1/transactions/{id}/abort", true, decide(s.abort)},
+		{"POST /v1/transactions/{id}/branches", true, decide(s.enlist)},
+		{"POST /v1/transactions/{id}/branches/{branch}/leave", true, decide(s.leave)},
+		{"POST /v1/transactions/{id}/extend", true, decide(s.extend)},
+		{"POST /v1/transactions/{id}/hasten", true, operate(s.hasten)},
+		{"POST /v1/transactions/{id}/stop", true, operate(s.stop)},
+		{"POST /v1/transactions/{id}/branches/{branch}/{op}/{act}", true, operate(s.force)},
+		{"POST /v1/takeovers/dtm", true, operate(s.takeOver)},
 	}
 }
 
@@ -145,21 +157,6 @@ func (f *refusalSeen) Header() http.Header {
 func (f *refusalSeen) Write(p []byte) (int, error) { return len(p), nil }
 
 func (f *refusalSeen) WriteHeader(status int) { f.status = status }
-
-// guarded wants the token, also on loopback: every container of a pod shares that.
-func (s *Server) guarded(next http.HandlerFunc) http.HandlerFunc {
-	want := sha256.Sum256([]byte(s.opt.Token))
-	return func(w http.ResponseWriter, r *http.Request) {
-		scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-		got := sha256.Sum256([]byte(token))
-		if !strings.EqualFold(scheme, "Bearer") || subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
-			w.Header().Set("WWW-Authenticate", `Bearer realm="txmesh"`)
-			write(w, problem(codeUnauthorized, "", ""))
-			return
-		}
-		next(w, r)
-	}
-}
 
 func (s *Server) health(w http.ResponseWriter, _ *http.Request) {
 	reply(w, http.StatusOK, struct {

@@ -36,6 +36,7 @@ const (
 	codeRepeated     = "TXM0315"
 	codeBranches     = "TXM0316"
 	codeForeign      = "TXM0317"
+	codeDenied       = "TXM0318"
 )
 
 // Codes returns the table, in the order of the numbers.
@@ -59,6 +60,7 @@ func Codes() []Code {
 		{codeRepeated, 422, "repeated with other content", "repeat the first request byte for byte, or use a new key or id"},
 		{codeBranches, 409, "transaction has too many branches", "begin another one, or raise max-branches"},
 		{codeForeign, 409, "transaction of another server cannot be taken over", "let it end where it is; see docs/guide/migrate-dtm.md"},
+		{codeDenied, 403, "the client's certificate does not grant this", "let an AccessPolicy of the service's namespace allow it, or send the token"},
 	}
 }
 

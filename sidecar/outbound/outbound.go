@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"time"
 
@@ -48,8 +49,13 @@ type Options struct {
 	BodyMax        int // bytes of an answer
 	AllowLinkLocal bool
 	Now            func() time.Time
+	Secure         Secure            // nil: nothing is
 	Transport      http.RoundTripper // default: connections of its own; simulations have their own network
 }
+
+// Secure makes TLS of a connection to the endpoint of a service where it takes that; else it returns conn. It closes conn
+// when it fails.
+type Secure func(ctx context.Context, conn net.Conn, endpoint string) (net.Conn, error)
 
 // Caller implements engine.Caller. It is safe for many goroutines.
 type Caller struct {
@@ -64,6 +70,7 @@ func New(opt Options) *Caller {
 	c := &Caller{opt: opt, rules: rules{docs: opt.Documents, byName: map[ruleName]*policies.Call{}},
 		wire: newWire(opt.AllowLinkLocal, opt.BodyMax)}
 	c.grpc = newGRPCConns(c.wire.transport.dial, opt.BodyMax)
+	c.wire.transport.secure = opt.Secure
 	if opt.Transport != nil {
 		c.wire.trip = opt.Transport
 	}

@@ -26,6 +26,7 @@ const endpointsMax = 1000
 // repeats a request by itself when it carries an Idempotency-Key, and here only the engine repeats.
 type transport struct {
 	dial    *net.Dialer
+	secure  Secure // of plain HTTP; nil: nothing is
 	bodyMax int
 
 	mu    sync.Mutex // guards hosts
@@ -48,11 +49,31 @@ func (t *transport) open(address string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	return t.track(conn), nil
+}
+
+// openService is open for the endpoint of a service, which may take TLS of the mesh.
+func (t *transport) openService(address string) (net.Conn, error) {
+	conn, err := t.dial.Dial("tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	if t.secure != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), dialMax)
+		defer cancel()
+		if conn, err = t.secure(ctx, conn, address); err != nil {
+			return nil, err
+		}
+	}
+	return t.track(conn), nil
+}
+
+func (t *transport) track(conn net.Conn) *tracked {
 	c := &tracked{Conn: conn, t: t}
 	t.connMu.Lock()
 	defer t.connMu.Unlock()
 	t.conns[c] = struct{}{}
-	return c, nil
+	return c
 }
 
 // breakOff ends all exchanges with an error.
@@ -81,8 +102,9 @@ func (t *transport) host(scheme, endpoint string) *fasthttp.HostClient {
 		MaxIdleConnDuration: 30 * time.Second, MaxResponseBodySize: t.bodyMax, NoDefaultUserAgentHeader: true,
 		DisablePathNormalizing: true, MaxIdemponentCallAttempts: 1,
 		RetryIfErr: func(*fasthttp.Request, int, error) (bool, bool) { return false, false },
-		Dial:       t.open}
+		Dial:       t.openService}
 	if h.IsTLS {
+		h.Dial = t.open
 		name, _, _ := net.SplitHostPort(endpoint)
 		h.TLSConfig = &tls.Config{ServerName: name, MinVersion: tls.VersionTLS12}
 	}

@@ -25,10 +25,12 @@ const (
 
 // Client speaks the protocol to other sidecars over kept connections. It is safe for many goroutines.
 type Client struct {
-	auth    *Auth
-	http    *http.Client
-	timeout time.Duration
-	address func(ctx context.Context, owner string) (string, error)
+	auth      *Auth
+	http      *http.Client
+	transport *http.Transport
+	timeout   time.Duration
+	scheme    string
+	address   func(ctx context.Context, owner string) (string, error)
 }
 
 // NewClient returns a client that finds the peer port of an owner by address. Each request but Settle, which has an
@@ -40,8 +42,13 @@ func NewClient(auth *Auth, timeout time.Duration, address func(ctx context.Conte
 		IdleConnTimeout:     time.Minute,
 		DisableCompression:  true,
 	}
-	return &Client{auth: auth, timeout: timeout, address: address, http: &http.Client{Transport: transport,
+	return &Client{auth: auth, timeout: timeout, address: address, scheme: "http", transport: transport, http: &http.Client{Transport: transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
+}
+
+// Secured makes the client open its connections by dial, which makes TLS of them. Call it before the first request.
+func (c *Client) Secured(dial func(ctx context.Context, network, address string) (net.Conn, error)) {
+	c.scheme, c.transport.DialTLSContext = "https", dial
 }
 
 // Close drops idle connections.
@@ -126,7 +133,7 @@ func (c *Client) post(ctx context.Context, owner, path string, in, out any) erro
 // ask makes one request. Errors before an answer was believed wrap ErrUnreachable: what became of the request is
 // not known then.
 func (c *Client) ask(ctx context.Context, method, address, path string, body []byte, out any) error {
-	req, err := http.NewRequestWithContext(ctx, method, "http://"+address+path, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, method, c.scheme+"://"+address+path, bytes.NewReader(body))
 	if err != nil {
 		return fmt.Errorf("peer %s: %w", address, err)
 	}

@@ -154,6 +154,14 @@ func (d *Directory) AddressOf(ctx context.Context, owner string) (string, error)
 	return address, nil
 }
 
+// TLSAt reports whether an endpoint is the inbound port of a sidecar that takes TLS of the mesh there.
+func (d *Directory) TLSAt(endpoint string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	p, ok := d.owners[d.inbounds[endpoint]]
+	return ok && d.learned[p].Identity.TLS
+}
+
 // EndpointsOf returns the inbound endpoints of the peers that serve a service.
 func (d *Directory) EndpointsOf(service string) []string {
 	d.mu.Lock()

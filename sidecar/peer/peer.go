@@ -7,7 +7,7 @@
 // later release may add some; a change of meaning gets a new path. Byte slices are base64, durations nanoseconds,
 // times RFC 3339, and ops, outcomes and the like the numbers of package txn, which are for ever.
 //
-//	GET  /v1/identity                               -> {owner, incarnation, service, inbound}
+//	GET  /v1/identity                               -> {owner, incarnation, service, inbound, tls, spiffe}
 //	POST /v1/enlist   {tx, branch, calling, ...}    -> {branch, home}
 //	POST /v1/returned {tx, branch, op, outcome, ..} -> {}
 //	POST /v1/settle   {home, branch, op, ...}       -> {outcome, reply, by_query, cause}
@@ -16,11 +16,15 @@
 //	POST /v1/offer    {owner, epoch}                -> {}   the journal was released for who is told
 //
 // A refusal is {code, text} under a status of 4xx or 5xx; the codes are decided, conflict, unknown, document, busy,
-// misdirected, malformed, unauthorized and failed. "document" asks for the same enlist with the policy document in it.
+// branches, misdirected, denied, malformed, unauthorized, large and failed. "document" asks for the same enlist with the policy document in it.
+//
+// Where the mesh has certificates, all this goes over TLS 1.3 with a certificate on both sides; what follows is the second
+// factor then, and the only one else.
 //
 // Every request carries txmesh-time (Unix milliseconds), txmesh-nonce and txmesh-mac, an HMAC-SHA256 with the mesh
 // secret over method, path, time, nonce and body. Requests older or newer than 30 s and repeated nonces are refused.
-// Every reply carries a txmesh-mac over the request's nonce, the status and the body.
+// txmesh-head signs the same but for the body, of which it has the length: only a sender that shows it, or a certificate,
+// may send more than 256 KiB. Every reply carries a txmesh-mac over the request's nonce, the status and the body.
 package peer
 
 import (
@@ -45,8 +49,10 @@ type Identity struct {
 	Owner       string `json:"owner"`
 	Incarnation string `json:"incarnation"` // new with every start of the process
 	Service     string `json:"service"`
-	Inbound     string `json:"inbound"`        // host:port; an unspecified host stands for that of the peer port
-	Home        string `json:"home,omitempty"` // where its barrier's rows live; empty: with the owner
+	Inbound     string `json:"inbound"`          // host:port; an unspecified host stands for that of the peer port
+	TLS         bool   `json:"tls,omitempty"`    // the inbound port takes TLS of the mesh
+	SPIFFE      string `json:"spiffe,omitempty"` // id of its certificate; empty: it has none
+	Home        string `json:"home,omitempty"`   // where its barrier's rows live; empty: with the owner
 }
 
 // home is where the barrier's rows of this sidecar live.
@@ -96,5 +102,6 @@ func refusals() []refusal {
 		{"busy", 503, engine.ErrBusy},
 		{"branches", 422, interceptor.ErrBranches},
 		{"misdirected", 421, ErrMisdirected},
+		{"denied", 403, interceptor.ErrDenied},
 	}
 }

@@ -17,8 +17,13 @@ import (
 // bodyMax bounds a message between peers: a branch's note, a recorded answer and a policy document fit with room.
 const bodyMax = 8 << 20
 
+// strangerMax bounds what is read of a message whose sender has proved nothing before its body: neither by certificate
+// nor by a signature of the head, which releases before this one do not send.
+const strangerMax = 256 << 10
+
 // ServerOptions is what a Server is made of. Refused is told why each unauthenticated request was turned away:
-// forged, stale or replayed.
+// unsigned, large, forged, stale or replayed. Caller, which may be nil, is the id that a client's certificate proves;
+// May, which may be nil, says why a caller may not take part in transactions.
 type ServerOptions struct {
 	Identity  func() Identity
 	Local     Local
@@ -26,6 +31,8 @@ type ServerOptions struct {
 	Home      Home
 	Offered   func(owner string, epoch uint64) // nil: the store is not shared
 	Auth      *Auth
+	Caller    func(r *http.Request) string
+	May       func(caller string) error
 	Refused   func(cause string)
 	Log       *slog.Logger
 }
@@ -40,9 +47,9 @@ type Server struct {
 func NewServer(opt ServerOptions) *Server {
 	s := &Server{opt: opt, mux: http.NewServeMux()}
 	s.mux.HandleFunc("GET /v1/identity", s.serve(s.identity))
-	s.mux.HandleFunc("POST /v1/enlist", s.serve(s.enlist))
-	s.mux.HandleFunc("POST /v1/returned", s.serve(s.returned))
-	s.mux.HandleFunc("POST /v1/settle", s.serve(s.settle))
+	s.mux.HandleFunc("POST /v1/enlist", s.serve(s.enlist, s.mayJoin))
+	s.mux.HandleFunc("POST /v1/returned", s.serve(s.returned, s.mayJoin))
+	s.mux.HandleFunc("POST /v1/settle", s.serve(s.settle, s.mayJoin))
 	s.mux.HandleFunc("POST /v1/status", s.serve(s.status))
 	s.mux.HandleFunc("POST /v1/do", s.serve(s.do))
 	s.mux.HandleFunc("POST /v1/offer", s.serve(s.offer))
@@ -56,18 +63,23 @@ var errMalformed = errors.New("peer: malformed message")
 
 // serve believes a request, has it answered and signs the reply. The mux's own 404 and 405 stay unsigned, so that a
 // caller takes them for a stranger's.
-func (s *Server) serve(answer func(ctx context.Context, body []byte) (any, error)) http.HandlerFunc {
+func (s *Server) serve(answer func(ctx context.Context, body []byte) (any, error), allowed ...func(*http.Request) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, bodyMax))
-		if err != nil {
-			s.reply(w, r, 400, wireRefusal{"malformed", "read the body: " + err.Error()})
-			return
+		body, err := s.body(w, r)
+		if err == nil {
+			err = s.opt.Auth.Check(r.Header, r.Method, r.URL.RequestURI(), body)
 		}
-		if err := s.opt.Auth.Check(r.Header, r.Method, r.URL.RequestURI(), body); err != nil {
+		if err != nil {
 			s.refuse(w, r, err)
 			return
 		}
-		out, err := answer(r.Context(), body)
+		for _, a := range allowed {
+			err = errors.Join(err, a(r))
+		}
+		var out any
+		if err == nil {
+			out, err = answer(r.Context(), body)
+		}
 		if err != nil {
 			status, refusal := refusalOf(err)
 			s.reply(w, r, status, refusal)
@@ -77,9 +89,53 @@ func (s *Server) serve(answer func(ctx context.Context, body []byte) (any, error
 	}
 }
 
+// body reads a message: no more than its sender has earned by what came before it.
+func (s *Server) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	if r.Header.Get(headerMAC) == "" {
+		return nil, ErrUnsigned
+	}
+	most := int64(strangerMax)
+	if s.caller(r) != "" || s.opt.Auth.CheckHead(r.Header, r.Method, r.URL.RequestURI(), r.ContentLength) {
+		most = bodyMax
+	}
+	if r.ContentLength > most {
+		return nil, ErrLarge
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, most))
+	if _, large := errors.AsType[*http.MaxBytesError](err); large {
+		return nil, ErrLarge
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: read the body: %w", errMalformed, err)
+	}
+	return body, nil
+}
+
+func (s *Server) caller(r *http.Request) string {
+	if s.opt.Caller == nil {
+		return ""
+	}
+	return s.opt.Caller(r)
+}
+
+// mayJoin holds who takes part in transactions to the policies.
+func (s *Server) mayJoin(r *http.Request) error {
+	if s.opt.May == nil {
+		return nil
+	}
+	return s.opt.May(s.caller(r))
+}
+
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
-	cause := "forged"
+	cause, status, code := "forged", 401, "unauthorized"
 	switch {
+	case errors.Is(err, errMalformed):
+		s.reply(w, r, 400, wireRefusal{"malformed", err.Error()})
+		return
+	case errors.Is(err, ErrUnsigned):
+		cause = "unsigned"
+	case errors.Is(err, ErrLarge):
+		cause, status, code = "large", 413, "large"
 	case errors.Is(err, ErrStale):
 		cause = "stale"
 	case errors.Is(err, ErrReplayed):
@@ -87,7 +143,7 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	s.opt.Refused(cause)
 	s.opt.Log.Warn("peer request refused", "from", r.RemoteAddr, "path", r.URL.Path, "cause", cause)
-	s.reply(w, r, 401, wireRefusal{"unauthorized", err.Error()})
+	s.reply(w, r, status, wireRefusal{code, err.Error()})
 }
 
 func refusalOf(err error) (int, wireRefusal) {

@@ -41,6 +41,8 @@ func arrows() []arrow {
 		{from: "interceptor/dtm/dtmgimp"}, // generated
 		{from: "interceptor/*", to: []string{"txn", "interceptor"}},
 		{from: "sidecar/takeover", to: []string{"txlog"}},
+		{from: "sidecar/identity"}, // it knows certificates, no transaction
+		{from: "sidecar/identity/identitytest"},
 		{from: "sidecar/*", to: []string{"txn", "txn/barrier", "txlog", "policies", "interceptor", "sidecar/engine"}},
 		{from: "controlplane/api", to: []string{"controlplane/authority"}},
 		{from: "controlplane/*", to: []string{"txn", "policies"}},
