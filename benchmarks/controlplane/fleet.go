@@ -30,9 +30,9 @@ type fleet struct {
 // sidecar is one stream that answers everything.
 type sidecar struct {
 	conn     *grpc.ClientConn
-	policies int             // documents that have come
-	services map[string]bool // that have come
-	mark     []byte          // of the newest version of the policy that changes
+	policies int            // documents that have come
+	peers    map[string]int // how many each service has
+	mark     []byte         // of the newest version of the policy that changes
 }
 
 // connectAtOnce keeps the queue of the kernel from overflowing.
@@ -64,8 +64,18 @@ func (p *plane) fleet(ctx context.Context, o options) (*fleet, error) {
 	return f, errors.Join(errs...)
 }
 
+// known is how many peers a sidecar knows.
+func (s *sidecar) known() (n int) {
+	for _, of := range s.peers {
+		n += of
+	}
+	return n
+}
+
+const ownerPrefix = "BENCH"
+
 func node(n int, service string) *core.Node {
-	owner := fmt.Sprintf("BENCH%08d", n)
+	owner := fmt.Sprintf("%s%08d", ownerPrefix, n)
 	inbound := fmt.Sprintf("10.%d.%d.%d:15806", n>>16&255, n>>8&255, n&255)
 	text := structpb.NewStringValue
 	return &core.Node{Id: owner + "/01HZX5N3V7T4Q8", Cluster: service, Metadata: &structpb.Struct{Fields: map[string]*structpb.Value{
@@ -89,7 +99,7 @@ func (f *fleet) open(ctx context.Context, address string, creds credentials.Tran
 		}
 		n = nil
 	}
-	s := &sidecar{conn: conn, services: map[string]bool{}}
+	s := &sidecar{conn: conn, peers: map[string]int{}}
 	go f.answer(ctx, s, stream)
 	return s, nil
 }
@@ -120,7 +130,7 @@ func (f *fleet) note(s *sidecar, res *discovery.DeltaDiscoveryResponse) {
 	switch res.GetTypeUrl() {
 	case resource.EndpointType:
 		for _, r := range res.GetResources() {
-			s.services[r.GetName()] = true
+			s.peers[r.GetName()] = bytes.Count(r.GetResource().GetValue(), []byte(ownerPrefix)) / 2 // as owner and as home
 		}
 	case resource.ExtensionConfigType:
 		s.policies += len(res.GetResources())

@@ -18,6 +18,7 @@ import (
 type options struct {
 	sidecars, services, policies, changes int
 	binary                                string
+	idle                                  time.Duration
 }
 
 func main() {
@@ -26,6 +27,7 @@ func main() {
 	flag.IntVar(&o.services, "services", 40, "services that they are spread over")
 	flag.IntVar(&o.policies, "policies", 40, "policy documents")
 	flag.IntVar(&o.changes, "changes", 7, "changes of one document that are timed")
+	flag.DurationVar(&o.idle, "idle", 10*time.Second, "pause before the memory is looked at once more")
 	flag.StringVar(&o.binary, "binary", "bin/txmesh-controlplane", "the control plane; make build makes it")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -62,10 +64,10 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer f.close()
-	if err := f.wait(ctx, joinMax, "the configuration", func(s *sidecar) bool { return s.policies >= o.policies && len(s.services) >= o.services }); err != nil {
+	if err := f.wait(ctx, joinMax, "the configuration", func(s *sidecar) bool { return s.policies >= o.policies && s.known() == o.sidecars }); err != nil {
 		return err
 	}
-	fmt.Printf("all connected and configured after %v\n", time.Since(began).Round(time.Millisecond))
+	fmt.Printf("all connected, with all policies and all peers, after %v\n", time.Since(began).Round(time.Millisecond))
 
 	var took []time.Duration
 	for n := range o.changes {
@@ -82,7 +84,17 @@ func run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("memory of the control plane: %s resident, %s at its peak, %s before the first sidecar\n", full.now, full.peak, empty.now)
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(o.idle):
+	}
+	idle, err := p.memory()
+	if err != nil {
+		return err
+	}
+	fmt.Printf("memory of the control plane: %s resident after the changes, %s after %v of idling, %s at its peak, %s before the first sidecar\n",
+		full.now, idle.now, o.idle, full.peak, empty.now)
 	return nil
 }
 
