@@ -24,10 +24,11 @@ need = @test -e $(1) || { echo "make $@: $(2) does not exist yet ($(1))" >&2; ex
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-build: ## build bin/txmesh and bin/txmesh-sidecar
+build: ## build bin/txmesh, bin/txmesh-sidecar and bin/txmesh-controlplane
 	$(call need,cmd/txmesh,the command line tool)
 	$(call need,cmd/txmesh-sidecar,the sidecar)
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/txmesh ./cmd/txmesh-sidecar
+	$(call need,cmd/txmesh-controlplane,the control plane)
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/txmesh ./cmd/txmesh-sidecar ./cmd/txmesh-controlplane
 
 test: ## go vet and all tests that need neither root nor a network: two or three minutes
 	$(GO) vet $(PKG)

@@ -54,7 +54,7 @@ func keys() []key {
 		{name: "takeover", kind: duration, def: "10m", doc: "how long it is offered"},
 		{name: "log-level", kind: word, def: "info", words: []string{"debug", "info", "warn", "error"}, doc: "least level that is logged"},
 		{name: "log-format", kind: word, def: "json", words: []string{"json", "text"}, doc: "form of the log on standard error"},
-		{name: "memory-limit", kind: size, def: "192MiB", doc: "soft limit of the heap: the garbage collector works harder near it (GOMEMLIMIT, if set, wins)"},
+		{name: "memory-limit", kind: size, def: "160MiB", doc: "soft limit of the heap: the garbage collector works harder near it (GOMEMLIMIT, if set, wins)"},
 	}
 }
 

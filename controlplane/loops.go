@@ -11,8 +11,14 @@ import (
 	"txmesh/controlplane/source"
 )
 
-// publishPause gathers changes of the directory: when a whole mesh comes back, each of them would be sent to everybody.
-const publishPause = 100 * time.Millisecond
+// Changes of the directory are gathered until none has come for publishQuiet: when a whole mesh comes back, each of them
+// would be sent to everybody. They wait no longer than publishMax, and a little more for each sidecar that there is: what
+// a change costs grows with them.
+const (
+	publishQuiet         = 100 * time.Millisecond
+	publishMax           = time.Second
+	publishMaxPerSidecar = 2 * time.Millisecond
+)
 
 // reloadEvery is how often the files of the authority are read again.
 const reloadEvery = 10 * time.Second
@@ -36,15 +42,28 @@ func (c *ControlPlane) publishLoop(ctx context.Context) {
 		case <-c.dirty:
 		case <-next.C:
 		}
-		pause := time.NewTimer(publishPause)
-		select {
-		case <-ctx.Done():
-			pause.Stop()
+		if !c.gather(ctx) {
 			return
-		case <-pause.C:
 		}
 		if at := c.publish(time.Now()); !at.IsZero() {
 			next.Reset(time.Until(at))
+		}
+	}
+}
+
+// gather waits until changes have ceased for a moment, or false when ctx ends.
+func (c *ControlPlane) gather(ctx context.Context) bool {
+	sidecars, _ := c.xds.Streams()
+	most := time.After(publishMax + time.Duration(sidecars)*publishMaxPerSidecar)
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-most:
+			return true
+		case <-time.After(publishQuiet):
+			return true
+		case <-c.dirty:
 		}
 	}
 }

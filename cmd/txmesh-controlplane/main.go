@@ -44,9 +44,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	if err != nil {
 		return err
 	}
-	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(cfg.MemoryLimit)
-	}
+	limitMemory(cfg)
 	c, err := controlplane.New(cfg, version, logger(cfg, stderr))
 	if err != nil {
 		return err
@@ -56,6 +54,19 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		// Whoever started this process and does not read its output has chosen fixed ports.
 		_ = json.NewEncoder(stdout).Encode(a)
 	})
+}
+
+// gcPercent is how much garbage may gather beside what lives, in percent: what lives is mostly idle streams, and the
+// garbage of a change for all of them is short-lived. GOGC, if set, wins.
+const gcPercent = 50
+
+func limitMemory(cfg controlplane.Config) {
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(cfg.MemoryLimit)
+	}
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 }
 
 func logger(cfg controlplane.Config, w io.Writer) *slog.Logger {

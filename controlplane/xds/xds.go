@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -135,11 +136,13 @@ func (s *Server) Close() {
 	s.grpc.Stop()
 }
 
-// inTurn bounds how many large responses are encoded at once: when thousands of streams are due for one, the encoded
-// bytes would be many times what is handed out.
+// inTurn bounds how many large responses are under way at once: when thousands of streams are due for one, the encoded
+// bytes would be many times what is handed out. The transport takes a response whole and sends it as the client reads,
+// so a turn ends when the client has said something since, which is its answer, or after largeTurn.
 type inTurn struct {
 	grpc.ServerStream
 	turns chan struct{}
+	over  atomic.Pointer[func()] // ends the turn of the last large response
 }
 
 // SendMsg implements grpc.ServerStream.
@@ -147,15 +150,29 @@ func (t *inTurn) SendMsg(m any) error {
 	if r, ok := m.(*discovery.DeltaDiscoveryResponse); !ok || !large(r) {
 		return t.ServerStream.SendMsg(m)
 	}
+	t.end()
 	select {
 	case t.turns <- struct{}{}:
 	case <-t.Context().Done():
 		return t.Context().Err()
 	}
 	over := sync.OnceFunc(func() { <-t.turns })
-	defer over()
-	defer time.AfterFunc(largeTurn, over).Stop()
+	t.over.Store(&over)
+	time.AfterFunc(largeTurn, over)
 	return t.ServerStream.SendMsg(m)
+}
+
+// RecvMsg implements grpc.ServerStream.
+func (t *inTurn) RecvMsg(m any) error {
+	err := t.ServerStream.RecvMsg(m)
+	t.end()
+	return err
+}
+
+func (t *inTurn) end() {
+	if over := t.over.Swap(nil); over != nil {
+		(*over)()
+	}
 }
 
 func large(r *discovery.DeltaDiscoveryResponse) bool {
