@@ -23,7 +23,7 @@ const (
 	absentUntil = stormy + 40*time.Second // who is gone for good is so until then
 	fleetEnds   = stormy + 70*time.Second // not before
 	orphanMax   = 8 * leaseTime
-	appendMax   = 5 * time.Second
+	appendMax   = time.Second
 )
 
 // fleet is a store that all sidecars of a world share, reached by messages, and the ways that are cut.
