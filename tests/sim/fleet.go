@@ -72,6 +72,7 @@ func (w *world) gather() {
 		for range 2 {
 			w.after(w.between(0, stormy), w.leave)
 		}
+		w.after(w.between(0, stormy), w.ruin)
 	}
 	w.after(time.Second, w.look)
 }
@@ -100,6 +101,20 @@ func (w *world) downtime(short time.Duration) time.Duration {
 	}
 	w.counts["sidecar gone for long"]++
 	return absentUntil - w.now.Sub(epoch)
+}
+
+// ruin ends both sidecars of a service, for long: nobody but the one that stands by is left.
+func (w *world) ruin() {
+	if !w.chance(0.2) {
+		return
+	}
+	one := w.nodes[w.rng.IntN(len(w.nodes))]
+	w.counts["service gone for long"]++
+	for _, n := range w.nodes {
+		if n.service == one.service && n.side.up {
+			w.end4ever(n)
+		}
+	}
 }
 
 // freeze stops a sidecar for a while, with all that it has in hand.
