@@ -19,7 +19,7 @@ type DirectoryOptions struct {
 	Peers []string                                                         // host:port of their peer ports
 	Ask   func(ctx context.Context, address string) (Identity, error)      // Client.Identity
 	Names func(ctx context.Context, host string) (addrs []string, _ error) // net.Resolver.LookupHost
-	Rows  txlog.Table                                                      // remembers peers over a restart of both sides
+	Rows  txlog.Table                                                      // remembers peers over a restart of both sides; nil: nothing does
 	Every time.Duration                                                    // between rounds; 0: 5 s
 	Now   func() time.Time                                                 // nil: time.Now
 	Log   *slog.Logger
@@ -63,6 +63,10 @@ func NewDirectory(ctx context.Context, opt DirectoryOptions) (*Directory, error)
 	configured := make(map[string]bool, len(opt.Peers))
 	for _, p := range opt.Peers {
 		configured[p] = true
+	}
+	if opt.Rows == nil {
+		d.index()
+		return d, nil
 	}
 	for row, err := range opt.Rows.Scan(ctx, "") {
 		if err != nil {
@@ -354,7 +358,7 @@ func (d *Directory) remember(ctx context.Context, changed map[string]learned) {
 		}
 		rows = append(rows, txlog.Row{Key: p, Value: value})
 	}
-	if len(rows) == 0 {
+	if len(rows) == 0 || d.opt.Rows == nil {
 		return
 	}
 	if err := d.opt.Rows.Put(ctx, rows, false); err != nil && !errors.Is(err, context.Canceled) {

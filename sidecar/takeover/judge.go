@@ -21,13 +21,18 @@ type sight struct {
 // observed compares what is there with what was there, and judges.
 //
 // An observation may wait on its way there and on its way back, and so may this process: a lease has stood still only
-// from the answer of one observation to the question of another.
+// from the answer of one observation to the question of another. A store that nobody could read took no beats either: what
+// stood still meanwhile begins anew.
 func (m *Machine) observed(e Observed) {
 	m.observing = false
 	if e.Err != nil {
 		return
 	}
 	before := m.seen
+	if m.now-m.heard > blind*m.cfg.Lease/6 {
+		before = nil
+	}
+	m.heard = m.now
 	m.seen, m.order = make(map[string]*sight, len(e.Leases)), nil
 	for _, l := range e.Leases {
 		if m.stale(l.Owner.ID) {
@@ -57,6 +62,9 @@ func (m *Machine) observed(e Observed) {
 		m.judge(m.seen[id])
 	}
 }
+
+// blind is after how many sixths of the lease time without an observation nothing is known any more.
+const blind = 4
 
 // stale reports whether the observation may have been made before this sidecar changed the lease.
 func (m *Machine) stale(owner string) bool {

@@ -43,10 +43,11 @@ type Keeper struct {
 	last   sync.WaitGroup // releases and offers among it
 	left   chan struct{}  // closed when nothing is held after HandOver
 
-	mu    sync.Mutex // guards what follows
-	m     *Machine
-	found map[string]found
-	done  bool // left is closed
+	mu     sync.Mutex // guards what follows
+	m      *Machine
+	found  map[string]found
+	warned map[string]time.Time // when each action that fails was spoken of last
+	done   bool                 // left is closed
 }
 
 // found is a lease that was looked up.
@@ -70,7 +71,7 @@ func New(o Options) (*Keeper, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	k := &Keeper{o: o, began: o.Now(), left: make(chan struct{}), found: map[string]found{}}
+	k := &Keeper{o: o, began: o.Now(), left: make(chan struct{}), found: map[string]found{}, warned: map[string]time.Time{}}
 	k.ctx, k.cancel = context.WithCancel(context.Background())
 	return k, nil
 }
@@ -193,8 +194,22 @@ func (k *Keeper) perform(a Action) {
 	}
 }
 
+// warnEvery is how often a store that is away is spoken of, for each kind of action.
+const warnEvery = 10 * time.Second
+
 func (k *Keeper) warn(action string, err error, args ...any) {
-	if err != nil && k.ctx.Err() == nil {
+	if err == nil || k.ctx.Err() != nil {
+		return
+	}
+	k.mu.Lock()
+	last, warned := k.warned[action]
+	now := k.o.Now()
+	silent := warned && now.Sub(last) < warnEvery
+	if !silent {
+		k.warned[action] = now
+	}
+	k.mu.Unlock()
+	if !silent {
 		k.o.Log.Warn("takeover action failed", append(args, "action", action, "error", err)...)
 	}
 }

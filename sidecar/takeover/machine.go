@@ -24,6 +24,7 @@ type Machine struct {
 	order     []string // of seen
 	observing bool
 	asked     time.Duration // when the observation left
+	heard     time.Duration // when the last one was answered
 	observeAt time.Duration
 
 	now time.Duration

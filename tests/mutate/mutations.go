@@ -160,8 +160,8 @@ func ofRelay() []mutation {
 		{name: "an answer is relayed and not waited for", law: "L13", file: file,
 			old: "	if !durable {\n		l.Post(id, e)", now: "	if !durable || durable {\n		l.Post(id, e)"},
 		{name: "every sidecar takes a transaction for its own", law: "L2", file: file,
-			old: "	owner := interceptor.OwnerOf(id)\n	if owner == r.own {\n		return enlist(ctx, r.l, id, e)",
-			now: "	owner := interceptor.OwnerOf(id)\n	if owner == r.own {\n		return interceptor.Placed{Branch: \"0\"}, nil"},
+			old: "	owner := interceptor.OwnerOf(id)\n	if r.l.Holds(owner) {\n		return enlist(ctx, r.l, id, e)",
+			now: "	owner := interceptor.OwnerOf(id)\n	if r.l.Holds(owner) {\n		return interceptor.Placed{Branch: \"0\"}, nil"},
 	}
 }
 
