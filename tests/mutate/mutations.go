@@ -203,7 +203,7 @@ func ofFleet() []mutation {
 			old: "Epoch: s.core.epoch}", now: "Epoch: max(known, 1)}"},
 		{name: "a lease lapses by its holder's clock", law: "lapse", file: judge, quick: true,
 			old: "s.still = max(0, m.asked-s.since)", now: "s.still = max(0, m.asked-time.Duration(l.Beat)*m.cfg.Lease/3)"},
-		{name: "the time that an answer takes counts as silence", law: "lapse", file: judge,
+		{name: "the time that an answer takes counts as silence", law: "lapse", file: judge, by: "./sidecar/takeover", tests: "TestHistories",
 			old: "since: m.now}", now: "since: m.asked}"},
 		{name: "the time since the last look counts as silence", law: "lapse", file: judge,
 			old: "s.still = max(0, m.asked-s.since)", now: "s.still = m.now - s.since"},

@@ -112,7 +112,7 @@ func (w *world) ruin() {
 	w.counts["service gone for long"]++
 	for _, n := range w.nodes {
 		if n.service == one.service && n.side.up {
-			w.end4ever(n)
+			w.fall(n, absentUntil-w.now.Sub(epoch))
 		}
 	}
 }

@@ -196,6 +196,11 @@ func (w *world) crash(n *node, part which) {
 	if w.fleet != nil {
 		down = w.downtime(down)
 	}
+	w.fall(n, down)
+}
+
+// fall ends a sidecar for a time.
+func (w *world) fall(n *node, down time.Duration) {
 	if w.rng.IntN(2) == 0 {
 		w.logf("%s: power cut", n.place)
 		w.counts["power cut"]++
