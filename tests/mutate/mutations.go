@@ -205,7 +205,7 @@ func ofFleet() []mutation {
 			old: "s.still = max(0, m.asked-s.since)", now: "s.still = max(0, m.asked-time.Duration(l.Beat)*m.cfg.Lease/3)"},
 		{name: "the time that an answer takes counts as silence", law: "lapse", file: judge, by: "./sidecar/takeover", tests: "TestHistories",
 			old: "since: m.now}", now: "since: m.asked}"},
-		{name: "the time since the last look counts as silence", law: "lapse", file: judge,
+		{name: "the time since the last look counts as silence", law: "lapse", file: judge, by: "./sidecar/takeover", tests: "TestHistories",
 			old: "s.still = max(0, m.asked-s.since)", now: "s.still = m.now - s.since"},
 		{name: "a beat is taken for silence", law: "lapse", file: judge,
 			old: "s.lease != l {", now: "s.lease.Owner != l.Owner {"},
