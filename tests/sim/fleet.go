@@ -63,7 +63,9 @@ func (w *world) gather() {
 	w.store.listening = true
 	if w.opt.Faults > 0 {
 		for range 2 {
-			w.after(w.between(0, stormy), w.freeze)
+			w.after(w.between(0, stormy), func() {
+				w.freeze(w.nodes[w.rng.IntN(len(w.nodes))], w.between(100*time.Millisecond, frozenMax))
+			})
 		}
 		for range 4 {
 			w.after(w.between(0, stormy), w.cutOff)
@@ -118,12 +120,13 @@ func (w *world) ruin() {
 }
 
 // freeze stops a sidecar for a while, with all that it has in hand.
-func (w *world) freeze() {
-	n := w.nodes[w.rng.IntN(len(w.nodes))]
-	d := w.between(100*time.Millisecond, frozenMax)
+func (w *world) freeze(n *node, d time.Duration) {
 	w.logf("%s: stopped for %v", n.place, d)
 	w.counts["sidecar stopped for a while"]++
 	n.side.frozen = w.now.Add(d)
+	if w.cur != nil && w.cur.proc == &n.side.process {
+		w.cur.sleep(0) // it wakes when its process does
+	}
 }
 
 // cutOff cuts the way between two sidecars, or to the store.

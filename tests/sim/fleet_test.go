@@ -35,26 +35,31 @@ func TestFleets(t *testing.T) {
 // lawsOfFleets are those that only a fleet can break.
 func lawsOfFleets() []string { return []string{"fence", "lapse", "handover", "orphan"} }
 
-// TestEveryCrashPointOfAFleet has a sidecar or an application die at each point of small worlds; others adopt what was
-// open.
+// TestEveryCrashPointOfAFleet has a sidecar or an application die at each point of small worlds, or a sidecar stop for
+// longer than its lease lasts and go on with what it has in hand; others adopt what was open.
 func TestEveryCrashPointOfAFleet(t *testing.T) {
 	var all []Options
 	r := rigFor(t)
-	for s := range uint64(3) {
-		o := Options{Seed: 1 + s, Roots: 1, Modes: []txn.Mode{txn.Saga, txn.TCC}[s%2 : s%2+1], Fleet: true}
+	for s := range uint64(4) {
+		o := Options{Seed: 1 + s, Roots: 1, Fleet: true, Habits: float64(s / 2)}
+		if s%2 == 1 {
+			o.Roots, o.Modes = 0, []txn.Mode{txn.Saga, txn.TCC}
+		}
 		calm := r.Run(o)
 		if calm.Law != "" {
 			t.Fatalf("%s: %s\nwithout any fault, seed %d", calm.Law, calm.Text, o.Seed)
 		}
 		for at := 1; at <= calm.Points; at++ {
-			o.CrashAt = at
+			o.CrashAt, o.FreezeAt = at, 0
+			all = append(all, o)
+			o.CrashAt, o.FreezeAt = 0, at
 			all = append(all, o)
 		}
 	}
 	sum := each(t, uint64(len(all)), func(i uint64) Options { return all[i] })
-	t.Log("crash runs:", len(all), "journals adopted:", sum.counts["journal adopted"])
-	if sum.counts["journal adopted"] == 0 {
-		t.Error("nobody adopts anything")
+	t.Log("runs:", len(all), "journals adopted:", sum.counts["journal adopted"], "fenced:", sum.counts["fenced"])
+	if sum.counts["journal adopted"] == 0 || sum.counts["fenced"] == 0 {
+		t.Error("nobody adopts anything, or nobody is fenced")
 	}
 }
 

@@ -87,8 +87,8 @@ func each(t *testing.T, n uint64, options func(i uint64) Options) *tally {
 				res := r.Run(o)
 				sum.add(res)
 				if res.Law != "" {
-					t.Errorf("%s: %s\nseed %d, crash point %d of %+v\nto read it: go test ./tests/sim -run %s %d",
-						res.Law, res.Text, o.Seed, o.CrashAt, o.Modes, reader(o), o.Seed)
+					t.Errorf("%s: %s\nseed %d, crash point %d, stopped at %d, of %+v\nto read it: go test ./tests/sim -run %s %d",
+						res.Law, res.Text, o.Seed, o.CrashAt, o.FreezeAt, o.Modes, reader(o), o.Seed)
 				}
 			}
 		})
