@@ -16,7 +16,8 @@ type Shared interface {
 	Leases
 	// As returns the store of an owner. Append is for its transactions alone: it is refused with ErrFenced once the
 	// owner has a newer epoch than the given one, and with ErrTaken for a transaction of another owner. Open yields
-	// what the owner has not finished. History, Find, List and Trim see the transactions of all owners, and tables are
+	// what the owner has not finished; an append that was sent before and arrives after it is refused, or else the first
+	// one that follows fails: nobody decides on less than the journal holds. History, Find, List and Trim see the transactions of all owners, and tables are
 	// those of the whole engine: they are not fenced, Swap guards their rows. Closing the store leaves the engine open.
 	As(o Owner) Store
 	// OwnerOf returns whose journal holds a transaction, or ErrNotFound.

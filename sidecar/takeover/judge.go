@@ -80,7 +80,7 @@ func (m *Machine) judge(s *sight) {
 	case m.wanted(s):
 		m.claim(l.Owner.ID, l.Owner.Epoch, l.Holder.Service)
 	case finished(l) && s.still >= m.cfg.Retire && m.rank(l) == 0:
-		delete(m.seen, l.Owner.ID) // should it fail, its time begins anew
+		s.since, s.still = m.now, 0 // should it fail, its time begins anew
 		m.do(Retire{l.Owner})
 	}
 }

@@ -186,7 +186,9 @@ func (k *Keeper) perform(a Action) {
 	case Release:
 		k.warn("release", k.o.Leases.Release(ctx, a.Owner), "owner", a.Owner.ID)
 	case Retire:
-		k.warn("retire", k.o.Leases.Retire(ctx, a.Owner), "owner", a.Owner.ID)
+		err := k.o.Leases.Retire(ctx, a.Owner)
+		k.warn("retire", err, "owner", a.Owner.ID)
+		k.step(Retired{a.Owner, err})
 	case Offer:
 		if k.o.Offer != nil {
 			k.warn("offer", k.o.Offer(ctx, a.Heir, a.Owner), "owner", a.Owner.ID, "heir", a.Heir.Sidecar)

@@ -73,6 +73,10 @@ func (m *Machine) Step(now time.Duration, e Event) []Action {
 		m.claimed(e)
 	case Renewed:
 		m.renewed(e)
+	case Retired:
+		if s := m.seen[e.Owner.ID]; s != nil && s.lease.Owner == e.Owner && errors.Is(e.Err, txlog.ErrUnfinished) {
+			m.claim(e.Owner.ID, e.Owner.Epoch, s.lease.Holder.Service)
+		}
 	case Started:
 		m.started(e)
 	case Stopped:

@@ -38,6 +38,7 @@ type history struct {
 //	idle a b                       owners without an open transaction from now on
 //	claimed OWNER EPOCH service=s error=fenced|lost        renewed OWNER EPOCH error=fenced|lost
 //	started OWNER EPOCH error=fenced|lost                  stopped OWNER EPOCH
+//	retired OWNER EPOCH error=unfinished
 //	fenced OWNER EPOCH             offered OWNER EPOCH     ordered OWNER EPOCH adopter=x
 //	leave                          held                    rank OWNER service=s
 //
@@ -114,6 +115,8 @@ func (h *history) command(d *datadriven.TestData) (string, error) {
 		return h.step(Claimed{o.ID, l, fault}), nil
 	case "renewed":
 		return h.step(Renewed{o, fault}), nil
+	case "retired":
+		return h.step(Retired{o, fault}), nil
 	case "started":
 		return h.step(Started{o, fault}), nil
 	case "stopped":
@@ -136,6 +139,8 @@ func fault(word string) error {
 		return nil
 	case "fenced":
 		return fmt.Errorf("wrapped: %w", txlog.ErrFenced)
+	case "unfinished":
+		return fmt.Errorf("wrapped: %w", txlog.ErrUnfinished)
 	}
 	return errors.New(word)
 }

@@ -57,7 +57,8 @@ func (c Config) service() string {
 	return c.Self.Service
 }
 
-// Event is what a Machine is told: Tick, Observed, Claimed, Renewed, Started, Stopped, Fenced, Offered, Ordered or Leave.
+// Event is what a Machine is told: Tick, Observed, Claimed, Renewed, Retired, Started, Stopped, Fenced, Offered, Ordered
+// or Leave.
 type Event interface{ event() }
 
 // Tick comes again and again, several times within a sixth of the lease time.
@@ -80,6 +81,12 @@ type Claimed struct {
 
 // Renewed is what a Renew has come to. An error other than txlog.ErrFenced means unknown.
 type Renewed struct {
+	Owner txlog.Owner
+	Err   error
+}
+
+// Retired is what a Retire has come to. txlog.ErrUnfinished says that the journal is not finished after all.
+type Retired struct {
 	Owner txlog.Owner
 	Err   error
 }
@@ -112,6 +119,7 @@ func (Tick) event()     {}
 func (Observed) event() {}
 func (Claimed) event()  {}
 func (Renewed) event()  {}
+func (Retired) event()  {}
 func (Started) event()  {}
 func (Stopped) event()  {}
 func (Fenced) event()   {}
@@ -148,7 +156,7 @@ type Drop struct {
 // Release says that nobody holds a journal any more. Its engine has stopped before.
 type Release struct{ Owner txlog.Owner }
 
-// Retire forgets a journal that has been free for long.
+// Retire forgets a journal that has been free for long. Answered by Retired.
 type Retire struct{ Owner txlog.Owner }
 
 // Offer tells the sidecar that ranks first that it may claim a journal.

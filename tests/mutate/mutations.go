@@ -12,11 +12,11 @@ type mutation struct {
 	quick bool   // is in the short list
 }
 
-// mutations are all of them: the core, the barrier, the Gate, the relay, the shard and the driver around it, the door for clients
-// of DTM.
+// mutations are all of them: the core, the barrier, the Gate, the relay, the shard and the driver around it, the fleet, the
+// door for clients of DTM.
 func mutations() []mutation {
 	var all []mutation
-	for _, list := range [][]mutation{ofCore(), ofOrder(), ofBarrier(), ofGate(), ofRelay(), ofEngine(), ofDTM()} {
+	for _, list := range [][]mutation{ofCore(), ofOrder(), ofBarrier(), ofGate(), ofRelay(), ofEngine(), ofFleet(), ofDTM()} {
 		all = append(all, list...)
 	}
 	return all
@@ -188,6 +188,35 @@ func ofEngine() []mutation {
 			old: "b.replies, l.replies...) {\n		w.to.answer(txn.State{}, err)", now: "b.replies, l.replies...) {\n		w.to.answer(w.reply.state, nil)"},
 		{name: "a call that hangs is never answered", law: "L6", file: call, tests: "TestL6",
 			old: "		answer(txn.Unknown, nil, fmt.Sprintf(\"no answer within %v\", timeout))", now: "		_ = fmt.Sprint"},
+	}
+}
+
+// ofFleet breaks what keeps sidecars with a shared store from each other's journals, and brings them to those of the dead.
+func ofFleet() []mutation {
+	const machine, judge, shared = "sidecar/takeover/machine.go", "sidecar/takeover/judge.go", "txlog/memory/shared.go"
+	return []mutation{
+		{name: "an append is not fenced", law: "fence", file: "txlog/memory/memory.go", quick: true,
+			old: "s.leases[s.owner.ID].Owner != s.owner:", now: "s.leases[s.owner.ID].Owner.ID != s.owner.ID:"},
+		{name: "an append carries no epoch", law: "fence", file: shared,
+			old: "owner: o, shared: true,", now: "owner: s.core.leases[o.ID].Owner, shared: true,"},
+		{name: "who adopts fences nobody", law: "fence", file: shared,
+			old: "Epoch: s.core.epoch}", now: "Epoch: max(known, 1)}"},
+		{name: "a lease lapses by its holder's clock", law: "lapse", file: judge, quick: true,
+			old: "s.still = max(0, m.asked-s.since)", now: "s.still = max(0, m.asked-time.Duration(l.Beat)*m.cfg.Lease/3)"},
+		{name: "the time that an answer takes counts as silence", law: "lapse", file: judge, by: "./sidecar/takeover", tests: "TestHistories",
+			old: "since: m.now}", now: "since: m.asked}"},
+		{name: "the time since the last look counts as silence", law: "lapse", file: judge, by: "./sidecar/takeover", tests: "TestHistories",
+			old: "s.still = max(0, m.asked-s.since)", now: "s.still = m.now - s.since"},
+		{name: "a beat is taken for silence", law: "lapse", file: judge,
+			old: "s.lease != l {", now: "s.lease.Owner != l.Owner {"},
+		{name: "an order to adopt is believed blindly", law: "lapse", file: judge,
+			old: "case s.ordered && s.still >= lease/3+lease/6:", now: "case s.ordered:"},
+		{name: "nobody adopts what has lapsed", law: "orphan", file: judge, quick: true,
+			old: "return rank >= 0 && s.still >= wait", now: "return rank >= 0 && s.still >= wait && l.Free"},
+		{name: "a stand-by leaves dead services alone", law: "orphan", file: judge,
+			old: "(!m.cfg.Standby || len(m.live(l.Holder.Service)) > 0)", now: "(!m.cfg.Standby || l.Owner.ID != \"\")"},
+		{name: "a journal is given away before its engine has stopped", law: "handover", file: machine, quick: true,
+			old: "	m.do(Drop{h.lease.Owner, h.why})\n", now: "	m.do(Drop{h.lease.Owner, h.why})\n	m.do(Release{h.lease.Owner})\n"},
 	}
 }
 

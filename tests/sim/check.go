@@ -27,6 +27,15 @@ import (
 //	L13  answeredTo: an answer that an undo reads is kept before the application sees it
 //	L14  checkDurable, sawDecision, began: whoever got an answer can rely on it
 //
+// A fleet has four more, judged in fleet.go and keeper.go by what the store really did:
+//
+//	fence     take: whoever appends has the newest claim of all
+//	lapse     checkLapse: nobody takes a journal whose holder was heard of within the lease time
+//	orphan    look: what is open is run by somebody within a bound, if somebody can (a part of L7)
+//	handover  checkRelease: a journal is given away when its engine has stopped
+//
+// A sidecar that has been fenced and does not know it may call again what its durable decision has named; nothing else.
+//
 // Beside them: conservation (committed: everything stands once; aborted: nothing does; clients were told so), the order of
 // undo, barrier (nothing takes effect twice or after it was given up), home (nobody else answers for a row), join (no
 // call joins a transaction that is not its own), flight (no undo while the forward call is on its way).

@@ -23,7 +23,7 @@ const (
 	absentUntil = stormy + 40*time.Second // who is gone for good is so until then
 	fleetEnds   = stormy + 70*time.Second // not before
 	orphanMax   = 8 * leaseTime
-	appendMax   = 5 * time.Second
+	appendMax   = time.Second
 )
 
 // fleet is a store that all sidecars of a world share, reached by messages, and the ways that are cut.
@@ -63,7 +63,9 @@ func (w *world) gather() {
 	w.store.listening = true
 	if w.opt.Faults > 0 {
 		for range 2 {
-			w.after(w.between(0, stormy), w.freeze)
+			w.after(w.between(0, stormy), func() {
+				w.freeze(w.nodes[w.rng.IntN(len(w.nodes))], w.between(100*time.Millisecond, frozenMax))
+			})
 		}
 		for range 4 {
 			w.after(w.between(0, stormy), w.cutOff)
@@ -72,6 +74,7 @@ func (w *world) gather() {
 		for range 2 {
 			w.after(w.between(0, stormy), w.leave)
 		}
+		w.after(w.between(0, stormy), w.ruin)
 	}
 	w.after(time.Second, w.look)
 }
@@ -102,13 +105,28 @@ func (w *world) downtime(short time.Duration) time.Duration {
 	return absentUntil - w.now.Sub(epoch)
 }
 
+// ruin ends both sidecars of a service, for long: nobody but the one that stands by is left.
+func (w *world) ruin() {
+	if !w.chance(0.2) {
+		return
+	}
+	one := w.nodes[w.rng.IntN(len(w.nodes))]
+	w.counts["service gone for long"]++
+	for _, n := range w.nodes {
+		if n.service == one.service && n.side.up {
+			w.fall(n, absentUntil-w.now.Sub(epoch))
+		}
+	}
+}
+
 // freeze stops a sidecar for a while, with all that it has in hand.
-func (w *world) freeze() {
-	n := w.nodes[w.rng.IntN(len(w.nodes))]
-	d := w.between(100*time.Millisecond, frozenMax)
+func (w *world) freeze(n *node, d time.Duration) {
 	w.logf("%s: stopped for %v", n.place, d)
 	w.counts["sidecar stopped for a while"]++
 	n.side.frozen = w.now.Add(d)
+	if w.cur != nil && w.cur.proc == &n.side.process {
+		w.cur.sleep(0) // it wakes when its process does
+	}
 }
 
 // cutOff cuts the way between two sidecars, or to the store.

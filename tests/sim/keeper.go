@@ -145,8 +145,8 @@ func (k *keeper) perform(b *actor, a takeover.Action, saw sights) {
 		// Lost, and the lease lapses.
 		_, _ = askStore(w, b, leaseTime/3, func() (struct{}, error) { return struct{}{}, w.shared.Release(ctx, a.Owner) })
 	case takeover.Retire:
-		// Lost, and it is tried again.
-		_, _ = askStore(w, b, leaseTime/3, func() (struct{}, error) { return struct{}{}, w.shared.Retire(ctx, a.Owner) })
+		_, err := askStore(w, b, leaseTime/3, func() (struct{}, error) { return struct{}{}, w.shared.Retire(ctx, a.Owner) })
+		k.step(takeover.Retired{Owner: a.Owner, Err: err})
 	case takeover.Offer:
 		w.counts["journal offered"]++
 		w.invite(a.Owner, 0)

@@ -87,14 +87,22 @@ func each(t *testing.T, n uint64, options func(i uint64) Options) *tally {
 				res := r.Run(o)
 				sum.add(res)
 				if res.Law != "" {
-					t.Errorf("%s: %s\nseed %d, crash point %d of %+v\nto read it: go test ./tests/sim -run TestRandom -seed %d",
-						res.Law, res.Text, o.Seed, o.CrashAt, o.Modes, o.Seed)
+					t.Errorf("%s: %s\nseed %d, crash point %d, stopped at %d, of %+v\nto read it: go test ./tests/sim -run %s %d",
+						res.Law, res.Text, o.Seed, o.CrashAt, o.FreezeAt, o.Modes, reader(o), o.Seed)
 				}
 			}
 		})
 	}
 	wg.Wait()
 	return sum
+}
+
+// reader is the test that shows what happens in a world, and its flag.
+func reader(o Options) string {
+	if o.Fleet {
+		return "TestFleets -fleet"
+	}
+	return "TestRandom -seed"
 }
 
 // found are the seeds of testdata/seeds.txt.
@@ -241,9 +249,12 @@ func TestHunt(t *testing.T) {
 	if *want != "" {
 		n = *seeds
 	}
-	r, other := rigFor(t), map[string]int{}
+	r, other, worlds := rigFor(t), map[string]int{}, hunted
+	if slices.Contains(lawsOfFleets(), *want) {
+		worlds = func(i uint64) Options { return fleetOf(i + 1) }
+	}
 	for i := range n {
-		o := hunted(i)
+		o := worlds(i)
 		res := r.Run(o)
 		switch {
 		case res.Law == "":

@@ -14,13 +14,14 @@ import (
 
 // Options is what one world is made of. The same Options give the same Result.
 type Options struct {
-	Seed    uint64
-	Roots   int        // intercepted transactions that clients begin
-	Modes   []txn.Mode // transactions of other modes, one for each entry
-	Faults  float64    // of network, disks and processes: 0 none, 1 the usual
-	Habits  float64    // of applications: 0 flawless, 1 the usual
-	CrashAt int        // the process at this crash point dies; 0: none
-	Trace   bool
+	Seed     uint64
+	Roots    int        // intercepted transactions that clients begin
+	Modes    []txn.Mode // transactions of other modes, one for each entry
+	Faults   float64    // of network, disks and processes: 0 none, 1 the usual
+	Habits   float64    // of applications: 0 flawless, 1 the usual
+	CrashAt  int        // the process at this crash point dies; 0: none
+	FreezeAt int        // the sidecar at this crash point is stopped for a while; 0: none
+	Trace    bool
 
 	Fleet bool // the sidecars share a store, adopt each other's journals, and one more stands by
 	Late  bool // the shared store takes appends from before its journal was opened: a check must see it
@@ -176,6 +177,9 @@ func (w *world) fail(law, format string, args ...any) {
 // point is a place where a process may die. It reports whether it did, unless the one who asks died with it.
 func (w *world) point(n *node, part which) bool {
 	w.points++
+	if w.points == w.opt.FreezeAt {
+		w.freeze(n, frozenMax)
+	}
 	if w.points != w.opt.CrashAt && !w.chance(0.0015) {
 		return false
 	}
@@ -196,6 +200,11 @@ func (w *world) crash(n *node, part which) {
 	if w.fleet != nil {
 		down = w.downtime(down)
 	}
+	w.fall(n, down)
+}
+
+// fall ends a sidecar for a time.
+func (w *world) fall(n *node, down time.Duration) {
 	if w.rng.IntN(2) == 0 {
 		w.logf("%s: power cut", n.place)
 		w.counts["power cut"]++
