@@ -26,6 +26,7 @@ func (c *compiler) link(docs []*document) *Set {
 		}
 	}
 	for _, d := range docs {
+		s.written = append(s.written, Document{Kind: d.kind, Namespace: d.namespace, Name: d.name, Text: d.written})
 		if d.kind == kindPolicy {
 			p := &policyReader{compiler: c, d: d, grants: given, set: s}
 			p.read()

@@ -34,6 +34,7 @@ type node struct {
 	scalar  any
 	entries []entry
 	items   []*node
+	written []byte // of the root of a document that was read from a file: its text
 }
 
 type entry struct {

@@ -26,6 +26,7 @@ type Set struct {
 	starts   index[*Start]
 	calls    index[*Call]
 	docs     map[string]Source
+	written  []Document
 	warnings Findings
 }
 

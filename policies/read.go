@@ -196,6 +196,7 @@ type document struct {
 	name      string
 	created   time.Time
 	at        pos // of the document
+	written   []byte
 	source    Source
 	hash      string
 	spec      *node
@@ -206,7 +207,11 @@ type document struct {
 func (c *compiler) readAll(sources []Source) []*document {
 	var roots []*node
 	for _, src := range sources {
-		roots = append(roots, c.parse(src)...)
+		found, texts := c.parse(src), sections(src.Data)
+		for _, n := range found {
+			n.written = textAt(texts, n.at.line)
+		}
+		roots = append(roots, found...)
 	}
 	return c.frames(roots)
 }
@@ -237,7 +242,7 @@ func (c *compiler) readFrame(n *node) *document {
 	if f.n == nil {
 		return nil
 	}
-	d := &document{at: n.at, spec: n.get("spec"), specAt: f.place("spec")}
+	d := &document{at: n.at, written: n.written, spec: n.get("spec"), specAt: f.place("spec")}
 	if v := f.required("apiVersion"); v != "" && v != apiVersion {
 		c.fault(f.get("apiVersion").at, codeKind, "apiVersion is %q; this release reads %s", v, apiVersion)
 	}

@@ -16,11 +16,11 @@ import (
 func newPolicyCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "policy",
-		Short: "Check, explain and test policies, without a sidecar",
+		Short: "Check, explain and test policies, and see who runs them",
 		Args:  cobra.NoArgs, // a misspelt command is an error, not a request for help
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	c.AddCommand(newPolicyCheckCommand(), newPolicyExplainCommand(), newPolicyTestCommand())
+	c.AddCommand(newPolicyCheckCommand(), newPolicyExplainCommand(), newPolicyTestCommand(), newPolicyStatusCommand())
 	return c
 }
 

@@ -40,7 +40,9 @@ func arrows() []arrow {
 		{from: "interceptor/dtm", to: []string{"txn", "interceptor", "interceptor/dtm/dtmgimp"}},
 		{from: "interceptor/dtm/dtmgimp"}, // generated
 		{from: "interceptor/*", to: []string{"txn", "interceptor"}},
+		{from: "sidecar/takeover", to: []string{"txlog"}},
 		{from: "sidecar/*", to: []string{"txn", "txn/barrier", "txlog", "policies", "interceptor", "sidecar/engine"}},
+		{from: "controlplane/api", to: []string{"controlplane/authority"}},
 		{from: "controlplane/*", to: []string{"txn", "policies"}},
 		// Level 4: assembly. The two sides share policies and txn, nothing else.
 		{from: "sidecar", to: []string{"txn/...", "txlog/...", "policies", "interceptor/...", "sidecar/..."}},

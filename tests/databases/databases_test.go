@@ -3,6 +3,7 @@ package databases
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"net"
 	"os"
 	"testing"
@@ -57,4 +58,30 @@ func version(t *testing.T, driver, dsn string) {
 		t.Fatal(err)
 	}
 	t.Log(v)
+}
+
+func TestEtcdLosesAndRegainsAMember(t *testing.T) {
+	var c *Etcd
+	t.Run("use", func(t *testing.T) {
+		c = StartEtcd(t, 3)
+		if n := len(c.Endpoints()); n != 3 {
+			t.Fatalf("%d endpoints, want 3", n)
+		}
+		for _, end := range []func(int) error{c.Kill, c.Stop} {
+			if err := end(1); err != nil {
+				t.Fatal(err)
+			}
+			if err := healthy(t.Context(), c.members[1].client); err == nil {
+				t.Error("a member that was ended answers")
+			}
+			if err := errors.Join(c.Restart(1), c.Await(1)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	for i, m := range c.members {
+		if _, err := os.Stat(m.dir); !os.IsNotExist(err) || healthy(context.Background(), m.client) == nil {
+			t.Errorf("member %d is still there after its test: %v", i, err)
+		}
+	}
 }

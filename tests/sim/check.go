@@ -109,15 +109,16 @@ func (w *world) checkDurable(n *node, id txn.ID, e txn.Event) {
 }
 
 // checkCall looks at a call of an engine as it leaves (L1, L11).
-func (w *world) checkCall(n *node, c txn.Call) {
+func (w *world) checkCall(d *driver, c txn.Call) {
+	n := d.of
 	rs := n.journal.records(c.Tx, true)
 	st := txn.Fold(rs)
-	if _, stopped := w.stopped[c.Tx]; stopped {
+	if _, stopped := w.stopped[c.Tx]; stopped && d.isCurrent() {
 		w.fail("L11", "%s of %s leaves, and an operator has stopped it", c.Op, name(c.Tx, c.Branch))
 	}
 	switch {
-	case w.now.Before(st.Due):
-		w.fail("L1", "%s of %s leaves %v before its decision is due", c.Op, name(c.Tx, c.Branch), st.Due.Sub(w.now))
+	case d.n.now().Before(st.Due):
+		w.fail("L1", "%s of %s leaves %v before its decision is due", c.Op, name(c.Tx, c.Branch), st.Due.Sub(d.n.now()))
 	case !st.Begun:
 		w.fail("L1", "%s of %s leaves, and its beginning is not durable", c.Op, name(c.Tx, c.Branch))
 	case (c.Op == txn.Commit || c.Op == txn.Undo || c.Op == txn.Tell) && !st.Decided():
@@ -126,9 +127,12 @@ func (w *world) checkCall(n *node, c txn.Call) {
 	if b := st.Find(c.Branch); b != nil && (c.Op == txn.Commit && !b.Stands || c.Op == txn.Undo && !b.Undone) {
 		w.fail("L5", "%s of %s leaves, and the decision does not name it", c.Op, name(c.Tx, c.Branch))
 	}
+	if !d.isCurrent() {
+		return // it has been fenced and does not know: it may do again what it once might
+	}
 	w.checkHalt(c.Tx, n.journal.records(c.Tx, false), c.Branch, c.Op)
 	for _, f := range w.flights[name(c.Tx, c.Branch)] {
-		if c.Op == txn.Undo && w.now.Before(f.until) && f.life == n.memory() {
+		if c.Op == txn.Undo && w.now.Before(f.until) && f.life == n.minds {
 			w.fail("flight", "undo of %s leaves while its forward call is neither answered nor over its time", name(c.Tx, c.Branch))
 		}
 	}
@@ -136,12 +140,15 @@ func (w *world) checkCall(n *node, c txn.Call) {
 
 // checkFold compares each transaction that moved with the fold of its journal (L4).
 func (w *world) checkFold(d *driver) {
+	if !d.isCurrent() {
+		d.moved = d.moved[:0]
+	}
 	for _, id := range d.moved {
 		live, err := d.shard.State(id)
 		if err != nil {
 			continue // it has ended
 		}
-		if folded := d.n.journal.state(id); !sameState(&live, folded) {
+		if folded := d.of.journal.state(id); !sameState(&live, folded) {
 			w.fail("L4", "%s folds to\n%+v\nlive it is\n%+v", id, *folded, live)
 		}
 	}
@@ -189,11 +196,14 @@ func (w *world) judge() {
 		if !n.side.open() {
 			w.fail("L7", "the sidecar of %s does not open its ports", n.place)
 		}
-		for _, st := range n.driver.states() {
+		for _, st := range n.states() {
 			w.fail("L7", "%s is still %s: %s", st.Spec.ID, st.Phase, summary(&st))
 		}
 		for _, id := range n.journal.transactions() {
 			st := n.journal.state(id)
+			if !st.Phase.Done() {
+				w.fail("L7", "%s is still %s, and nobody runs it", id, st.Phase)
+			}
 			if st.Spec.Mode == txn.Intercepted || st.Spec.Mode == txn.Explicit {
 				w.judgeBranches(st)
 			}

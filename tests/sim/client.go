@@ -119,7 +119,7 @@ func (w *world) explicit() {
 func (w *world) api(a *actor, n *node, id txn.ID, e txn.Event) bool {
 	for range 3 {
 		got, err := w.carry(a, link{near: true}, &n.side, 10*time.Second, func(*actor) any {
-			st, err := n.driver.Do(context.Background(), id, e)
+			st, err := router{n}.Do(context.Background(), id, e)
 			if d, ok := e.(txn.Decide); ok && err == nil && st.Decided() && st.Commit == d.Commit {
 				w.sawDecision(id, d.Commit, "the application was told")
 			}

@@ -75,7 +75,7 @@ func (w *world) initiate(m txn.Mode, i int) {
 func (d *driven) tell(w *world, a *actor, n *node, e txn.Event) (txn.State, bool) {
 	for range 6 {
 		got, err := w.carry(a, link{twice: true}, &n.side, 5*time.Second, func(*actor) any {
-			st, err := n.driver.Do(context.Background(), d.id, e)
+			st, err := router{n}.Do(context.Background(), d.id, e)
 			return reply{state: st, err: err}
 		})
 		if err == nil {
@@ -284,7 +284,7 @@ func (w *world) checkOrder(n *node, d *driven, c txn.Call) {
 	if c.Op != txn.Forward {
 		return
 	}
-	st := txn.Fold(n.journal.records(d.id, true))
+	st := txn.Fold(w.ownerOf(d.id).journal.records(d.id, true))
 	for i, b := range d.spec.Branches {
 		if d.goesBefore(i, c.Branch) && st.Find(b.ID).Known[txn.Forward].Outcome != txn.OK {
 			w.fail("L1", "forward call of %s leaves, and the answer of %s before it is not durable", name(d.id, c.Branch), b.ID)

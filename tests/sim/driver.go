@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"txmesh/sidecar/engine"
+	"txmesh/sidecar/takeover"
 	"txmesh/txlog"
 	"txmesh/txn"
 )
@@ -18,7 +19,8 @@ const engineTimeout = 10 * time.Second
 // goes into the next, and calls and replies leave when their records are in the journal. It implements
 // interceptor.Coordinator. It lives as long as its sidecar does.
 type driver struct {
-	n       *node
+	n       *node // that runs it
+	of      *node // whose journal it is: in a world without a shared store, the same
 	shard   *engine.Shard
 	replies []*reply // leave with the batch that is gathering
 	waiting []*reply
@@ -27,8 +29,11 @@ type driver struct {
 	moved   []txn.ID // since the last comparison of state and journal
 	flying  map[flight]bool
 	opening bool // what was loaded is not durable yet
+	loading bool // the journal is being read
 	broken  bool // an append failed: events are refused until the journal was read anew
-	loads   int
+	closed  bool // it runs no more
+	tenancy      // of a journal in a shared store
+	loads   int  // which mind of the journal this is: see node.minds
 }
 
 // reply is what a Do or a Wait comes back with.
@@ -46,30 +51,46 @@ type flight struct {
 	op     txn.Op
 }
 
-func newDriver(n *node) *driver {
-	return &driver{n: n, shard: engine.NewShard(engine.Limits{}), flying: map[flight]bool{}}
+func newDriver(n, of *node) *driver {
+	return &driver{n: n, of: of, shard: engine.NewShard(engine.Limits{}), flying: map[flight]bool{}}
 }
 
 // load restores what the journal holds. The ports open when that has become durable.
 func (d *driver) load() {
+	d.opening, d.loading = true, true
+	if d.n.w.fleet != nil {
+		d.n.w.spawn(&d.n.side.process, d.open)
+		return
+	}
 	var es []txlog.Entry
-	for _, id := range d.n.journal.transactions() {
-		if d.n.journal.state(id).Phase.Done() {
+	for _, id := range d.of.journal.transactions() {
+		if d.of.journal.state(id).Phase.Done() {
 			continue
 		}
-		for _, r := range d.n.journal.records(id, false) {
-			es = append(es, txlog.Entry{Tx: id, At: d.n.w.now, Record: r})
+		for _, r := range d.of.journal.records(id, false) {
+			es = append(es, txlog.Entry{Tx: id, At: d.n.now(), Record: r})
 		}
 	}
-	d.opening = true
-	d.loads++
-	d.shard.Load(d.n.w.now, es)
+	d.restore(es)
+}
+
+func (d *driver) restore(es []txlog.Entry) {
+	d.loading = false
+	d.loads = -1
+	if d.n.w.fleet == nil || d.claim == d.n.w.tenure(d.of.owner).claims { // else it is fenced already
+		d.of.minds++
+		d.loads = d.of.minds
+	}
+	d.shard.Load(d.n.now(), es)
 	d.moved = d.shard.IDs()
 	d.flush()
 }
 
 // takes reports whether events are taken at present.
-func (d *driver) takes() bool { return !d.broken && !d.opening }
+func (d *driver) takes() bool { return !d.broken && !d.opening && !d.closed }
+
+// isCurrent reports whether nobody has made machines of this journal since.
+func (d *driver) isCurrent() bool { return d.loads == d.of.minds }
 
 func (d *driver) states() []txn.State {
 	var all []txn.State
@@ -88,7 +109,7 @@ func (d *driver) Do(_ context.Context, id txn.ID, e txn.Event) (txn.State, error
 	if !d.takes() {
 		return txn.State{}, engine.ErrUnavailable
 	}
-	if rs := d.n.journal.records(id, false); !d.shard.Has(id) && (len(rs) > 0 || !begin) {
+	if rs := d.of.journal.records(id, false); !d.shard.Has(id) && (len(rs) > 0 || !begin) {
 		m := txn.Restore(rs)
 		switch {
 		case len(rs) == 0:
@@ -96,7 +117,7 @@ func (d *driver) Do(_ context.Context, id txn.ID, e txn.Event) (txn.State, error
 		case !m.Phase().Done():
 			return txn.State{}, engine.ErrElsewhere
 		}
-		_, err := m.Step(w.now, e)
+		_, err := m.Step(d.n.now(), e)
 		return m.State(), err
 	}
 	st, err := d.step(id, e)
@@ -105,7 +126,7 @@ func (d *driver) Do(_ context.Context, id txn.ID, e txn.Event) (txn.State, error
 	d.flush()
 	w.cur.wait(&r.signal, 0)
 	if r.err == nil {
-		w.checkDurable(d.n, id, e)
+		w.checkDurable(d.of, id, e)
 	}
 	return r.state, r.err
 }
@@ -121,7 +142,7 @@ func (d *driver) Post(id txn.ID, e txn.Event) {
 
 func (d *driver) step(id txn.ID, e txn.Event) (txn.State, error) {
 	d.n.w.logf("%s: %s", d.n.place, describe(id, e))
-	if err := d.shard.Step(d.n.w.now, id, e); err != nil {
+	if err := d.shard.Step(d.n.now(), id, e); err != nil {
 		return txn.State{}, err
 	}
 	d.look(id)
@@ -181,7 +202,7 @@ func (d *driver) State(ctx context.Context, id txn.ID) (txn.State, error) {
 }
 
 func (d *driver) ended(id txn.ID) (txn.State, error) {
-	rs := d.n.journal.records(id, false)
+	rs := d.of.journal.records(id, false)
 	if len(rs) == 0 {
 		return txn.State{}, fmt.Errorf("transaction %s: %w", id, txn.ErrUnknown)
 	}
@@ -190,7 +211,7 @@ func (d *driver) ended(id txn.ID) (txn.State, error) {
 
 // Find returns the newest transaction begun under a key.
 func (d *driver) Find(_ context.Context, key string) (txn.ID, error) {
-	id, ok := d.n.journal.find(key)
+	id, ok := d.of.journal.find(key)
 	if !ok {
 		return "", txn.ErrUnknown
 	}
@@ -199,7 +220,7 @@ func (d *driver) Find(_ context.Context, key string) (txn.ID, error) {
 
 // flush hands what has gathered to the journal, unless an append is under way.
 func (d *driver) flush() {
-	if d.busy {
+	if d.busy || d.loading {
 		return
 	}
 	rd, replies := d.shard.Ready(), d.replies
@@ -208,12 +229,16 @@ func (d *driver) flush() {
 		d.n.w.fail("L7", "a machine broke: %v", rd.Broken[0])
 	}
 	if len(rd.Entries) == 0 && !rd.Sync {
-		d.open()
+		d.opened()
 		d.act(rd, replies)
 		return
 	}
 	d.busy = true
 	if d.n.w.point(d.n, sidecar) {
+		return
+	}
+	if d.n.w.fleet != nil {
+		d.n.w.spawn(&d.n.side.process, func(a *actor) { d.send(a, rd, replies) })
 		return
 	}
 	d.n.w.in(&d.n.side.process, d.n.w.between(200*time.Microsecond, 4*time.Millisecond), func() { d.append(rd, replies) })
@@ -226,32 +251,42 @@ func (d *driver) append(rd engine.Ready, replies []*reply) {
 		return
 	}
 	for i, e := range rd.Entries {
-		d.n.journal.append(rd.Entries[i : i+1]) // one after another: each is looked at as the last one
+		d.of.journal.append(rd.Entries[i : i+1]) // one after another: each is looked at as the last one
 		w.logf("%s: journal %s %s", d.n.place, e.Tx, describeRecord(e.Record))
-		w.recorded(d.n, e.Tx)
+		w.recorded(d.of, e.Tx)
 	}
 	if w.point(d.n, sidecar) {
 		return
 	}
 	if rd.Sync && !w.opt.NoSync {
-		d.n.journal.sync()
+		d.of.journal.sync()
 		w.durable(d.n, rd.Entries)
 		if w.point(d.n, sidecar) {
 			return
 		}
 	}
+	d.appended(rd, replies)
+}
+
+func (d *driver) appended(rd engine.Ready, replies []*reply) {
 	d.busy = false
 	d.shard.Appended(rd)
-	d.open()
+	d.opened()
 	d.act(rd, replies)
 	d.flush()
 }
 
-// open takes events from now on, if they were not taken before.
-func (d *driver) open() {
-	if d.opening {
-		d.opening = false
+// opened takes events from now on, if they were not taken before.
+func (d *driver) opened() {
+	if !d.opening {
+		return
+	}
+	d.opening = false
+	if d.n.runs(d.of.owner) == d && d.of == d.n {
 		d.n.listen()
+	}
+	if d.n.w.fleet != nil {
+		d.n.keeper.step(takeover.Started{Owner: d.owner})
 	}
 }
 
@@ -261,10 +296,22 @@ func (d *driver) failed(rd engine.Ready, replies []*reply) {
 	w := d.n.w
 	w.logf("%s: append fails", d.n.place)
 	w.counts["append failed"]++
-	if w.rng.IntN(2) == 0 {
-		d.n.journal.append(rd.Entries)
+	if w.rng.IntN(2) == 0 && w.fleet == nil {
+		d.of.journal.append(rd.Entries)
 	}
-	w.forgetLost(d.n)
+	d.lose(replies)
+	w.in(&d.n.side.process, w.between(50*time.Millisecond, time.Second), func() {
+		d.busy, d.broken = false, false
+		d.load()
+	})
+}
+
+// lose drops the machines and tells all who wait.
+func (d *driver) lose(replies []*reply) {
+	w := d.n.w
+	if d.isCurrent() {
+		w.forgetLost(d.of)
+	}
 	for _, r := range slices.Concat(replies, d.replies, d.waiting) {
 		r.state, r.err = txn.State{}, engine.ErrUnavailable
 		w.fire(&r.signal)
@@ -272,10 +319,6 @@ func (d *driver) failed(rd engine.Ready, replies []*reply) {
 	d.replies, d.waiting, d.moved, d.flying = nil, nil, nil, map[flight]bool{}
 	d.shard = engine.NewShard(engine.Limits{})
 	d.broken = true
-	w.in(&d.n.side.process, w.between(50*time.Millisecond, time.Second), func() {
-		d.busy, d.broken = false, false
-		d.load()
-	})
 }
 
 // act does what had to wait for the append.
@@ -287,7 +330,7 @@ func (d *driver) act(rd engine.Ready, replies []*reply) {
 			w.fail("L6", "%s of %s is called again while its answer is awaited", c.Op, name(c.Tx, c.Branch))
 		}
 		d.flying[f] = true
-		w.checkCall(d.n, c)
+		w.checkCall(d, c)
 		load := d.loads
 		w.spawn(&d.n.side.process, func(*actor) { d.call(f, c, load) })
 	}
@@ -335,11 +378,11 @@ func (d *driver) arm() {
 	d.alarm++
 	mine := d.alarm
 	w := d.n.w
-	w.in(&d.n.side.process, max(0, at.Sub(w.now)), func() {
+	w.in(&d.n.side.process, max(0, at.Sub(d.n.now())), func() {
 		if mine != d.alarm {
 			return
 		}
-		d.shard.Tick(w.now)
+		d.shard.Tick(d.n.now())
 		for _, id := range d.shard.IDs() {
 			d.look(id)
 		}

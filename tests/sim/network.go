@@ -5,15 +5,17 @@ import "time"
 // link is the way between two processes.
 type link struct {
 	near  bool // one machine: nothing is lost, unless somebody dies
+	good  bool // little is lost
 	twice bool // what crosses it may arrive twice
 }
 
 // exchange is one request and its answer.
 type exchange struct {
 	signal
-	res any
-	err error
-	at  int // index in the callee's open exchanges; -1: not there
+	res  any
+	err  error
+	at   int // index in the callee's open exchanges; -1: not there
+	from *process
 }
 
 func (w *world) lag() time.Duration { return w.between(time.Millisecond, 20*time.Millisecond) }
@@ -21,14 +23,18 @@ func (w *world) lag() time.Duration { return w.between(time.Millisecond, 20*time
 // carry brings a request to a process and the answer back, unless one of them is lost or comes too late. serve runs
 // in a coroutine of the callee, twice where the network repeats.
 func (w *world) carry(a *actor, l link, to *server, timeout time.Duration, serve func(b *actor) any) (any, error) {
-	x := &exchange{at: -1}
-	lost := !l.near && w.chance(0.03)
-	mute := !l.near && w.chance(0.03)
-	lag := w.lag()
-	if !l.near && w.chance(0.03) {
-		lag = w.between(time.Second, latest)
+	x := &exchange{at: -1, from: a.proc}
+	bad := 0.03
+	if l.good {
+		bad = 0.005
 	}
-	if lost {
+	lost := !l.near && w.chance(bad)
+	mute := !l.near && w.chance(bad)
+	lag := w.lag()
+	if !l.near && w.chance(bad) {
+		lag = w.between(time.Second, w.latest)
+	}
+	if lost || w.apart(a.proc, &to.process) {
 		if w.chance(0.5) {
 			w.end(x, lag, nil, errReset)
 		}
@@ -36,7 +42,7 @@ func (w *world) carry(a *actor, l link, to *server, timeout time.Duration, serve
 		w.after(lag, func() { w.arrive(x, to, mute, serve) })
 	}
 	if l.twice && !l.near && w.chance(0.05) {
-		again := w.between(time.Millisecond, latest)
+		again := w.between(time.Millisecond, w.latest)
 		if w.chance(0.5) {
 			again = lag + w.between(0, 3*time.Millisecond) // hard on its heels
 		}
@@ -53,7 +59,10 @@ func (w *world) carry(a *actor, l link, to *server, timeout time.Duration, serve
 }
 
 func (w *world) arrive(x *exchange, to *server, mute bool, serve func(b *actor) any) {
-	if !to.open() {
+	switch {
+	case w.apart(x.from, &to.process):
+		return
+	case !to.open():
 		w.end(x, w.lag(), nil, errRefused)
 		return
 	}
@@ -62,7 +71,7 @@ func (w *world) arrive(x *exchange, to *server, mute bool, serve func(b *actor) 
 	w.spawn(&to.process, func(b *actor) {
 		res := serve(b)
 		to.leave(x)
-		if !mute {
+		if !mute && !w.apart(x.from, &to.process) {
 			w.end(x, w.lag(), res, nil)
 		} else if w.chance(0.5) {
 			w.end(x, w.lag(), nil, errReset)

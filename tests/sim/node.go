@@ -28,12 +28,17 @@ type node struct {
 	side server
 
 	journal *disk
+	offset  time.Duration // of its clock, and how fast the one goes by which it judges others
+	rate    float64
+	minds   int // how often machines were made from the journal: flights are forgotten then
 	rows    *rows
 	ids     int
 
 	// Of the sidecar's present life.
 	gate   *interceptor.Gate
-	driver *driver
+	driver *driver // of its own journal; nil in a fleet
+	keeper *keeper // nil but in a fleet
+	born   time.Time
 	relay  *peer.Relay
 }
 
@@ -53,6 +58,9 @@ func (w *world) newNode(service string, replica int, s *store) *node {
 	}
 	n.app.start()
 	n.app.listening = true
+	if w.fleet != nil {
+		n.offset, n.rate = w.between(-250*time.Millisecond, 250*time.Millisecond), 0.85+w.rng.Float64()*0.3
+	}
 	n.boot()
 	return n
 }
@@ -60,17 +68,23 @@ func (w *world) newNode(service string, replica int, s *store) *node {
 // boot starts the sidecar: it reads its journal, makes what it found durable and only then listens.
 func (n *node) boot() {
 	n.side.start()
-	n.relay = peer.NewRelay(n.owner, local{n}, wire{n}, documents{n.w.set})
-	n.driver = newDriver(n)
+	n.relay = peer.NewRelay(local{n}, wire{n}, documents{n.w.set})
+	n.born = n.w.now
 	var err error
 	n.gate, err = interceptor.New(interceptor.Options{
 		Self: n.owner, Incarnation: strconv.Itoa(n.side.lives), Service: "shop/" + n.service, Keys: n.w.keys,
-		Coordinator: n.driver, Branches: branches{n}, Peers: directory{n.w}, Rows: n.rows, App: loopback{n}, Policies: n.w,
-		NewID: n.newID, Now: func() time.Time { return n.w.now }, Random: n.w.random, BodyMax: 1 << 16,
+		Coordinator: router{n}, Branches: branches{n}, Peers: directory{n.w}, Rows: n.rows, App: loopback{n}, Policies: n.w,
+		NewID: n.newID, Now: n.now, Random: n.w.random, BodyMax: 1 << 16,
 	})
 	if err != nil {
 		panic(err)
 	}
+	if n.w.fleet != nil {
+		n.keeper = newKeeper(n)
+		n.w.spawn(&n.side.process, n.keeper.run)
+		return
+	}
+	n.driver = newDriver(n, n)
 	n.driver.load()
 }
 
@@ -80,14 +94,11 @@ func (n *node) listen() {
 	if n.side.listening {
 		return // the append that failed has killed nobody
 	}
-	if err := n.gate.Restore(context.Background(), n.driver.states()); err != nil {
+	if err := n.gate.Restore(context.Background(), n.runs(n.owner).states()); err != nil {
 		panic(err)
 	}
 	n.side.listening = true
 }
-
-// memory changes whenever the machines of this sidecar are made anew from the journal: flights are forgotten then.
-func (n *node) memory() int { return n.side.lives<<16 + n.driver.loads }
 
 func (n *node) newID() txn.ID {
 	n.ids++
@@ -207,7 +218,7 @@ func (d directory) EndpointOf(owner string) (string, bool) {
 	switch {
 	case d.w.chance(0.005):
 		return "", false
-	case d.w.chance(0.005):
+	case d.w.chance(0.005) && d.w.byOwner(owner).service != spare:
 		return d.w.nodes[d.w.byOwner(owner).at^1].place, true
 	}
 	return d.w.byOwner(owner).place, true
@@ -216,12 +227,13 @@ func (d directory) EndpointOf(owner string) (string, bool) {
 // local is this sidecar's engine as peers see it; the world notes what it is told.
 type local struct{ n *node }
 
+// Holds reports whether the node runs the journal of an owner.
+func (l local) Holds(owner string) bool { return l.n.runs(owner) != nil }
+
 // Do feeds one event and waits.
 func (l local) Do(ctx context.Context, id txn.ID, e txn.Event) (txn.State, error) {
-	if l.n.driver.takes() {
-		l.n.w.toldOwner(id, e)
-	}
-	st, err := l.n.driver.Do(ctx, id, e)
+	l.told(id, e)
+	st, err := router(l).Do(ctx, id, e)
 	if x, ok := e.(txn.Enlist); ok && err == nil {
 		l.n.w.placed(id, x, st)
 	}
@@ -230,15 +242,21 @@ func (l local) Do(ctx context.Context, id txn.ID, e txn.Event) (txn.State, error
 
 // Post feeds one event.
 func (l local) Post(id txn.ID, e txn.Event) {
-	if l.n.driver.takes() {
+	l.told(id, e)
+	if d := l.n.runs(interceptor.OwnerOf(id)); d != nil {
+		d.Post(id, e)
+	}
+}
+
+func (l local) told(id txn.ID, e txn.Event) {
+	if d := l.n.runs(interceptor.OwnerOf(id)); d != nil && d.takes() && d.isCurrent() {
 		l.n.w.toldOwner(id, e)
 	}
-	l.n.driver.Post(id, e)
 }
 
 // State looks at a transaction.
 func (l local) State(ctx context.Context, id txn.ID) (txn.State, error) {
-	return l.n.driver.State(ctx, id)
+	return router(l).State(ctx, id)
 }
 
 // refusedBy keeps the errors that cross the network as what they are, as package peer does.

@@ -110,7 +110,8 @@ var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 type process struct {
 	name   string
 	up     bool
-	lives  int // how often it was started
+	lives  int       // how often it was started
+	frozen time.Time // until when it is stopped, with all that it has in hand
 	actors []*actor
 }
 
@@ -198,11 +199,18 @@ func (c *clock) spawn(p *process, run func(a *actor)) *actor {
 // wakeAfter wakes a parked actor, unless something else does so before.
 func (c *clock) wakeAfter(a *actor, d time.Duration) {
 	token := a.token
-	c.after(d, func() {
-		if !a.done && a.token == token {
-			c.resume(a)
-		}
-	})
+	c.after(d, func() { c.wake(a, token) })
+}
+
+// wake lets an actor go on that still waits for this, as soon as its process is not stopped.
+func (c *clock) wake(a *actor, token uint64) {
+	switch {
+	case a.done || a.token != token:
+	case a.proc.frozen.After(c.now):
+		c.after(a.proc.frozen.Sub(c.now), func() { c.wake(a, token) })
+	default:
+		c.resume(a)
+	}
 }
 
 func (c *clock) resume(a *actor) {
@@ -281,18 +289,24 @@ func (c *clock) kill(p *process) {
 
 // start brings a process up.
 func (p *process) start() {
-	p.up = true
+	p.up, p.frozen = true, time.Time{}
 	p.lives++
 }
 
 // in does something after a time if the process still lives the life it lives now.
 func (c *clock) in(p *process, d time.Duration, do func()) {
 	life := p.lives
-	c.after(d, func() {
-		if p.up && p.lives == life {
+	var due func()
+	due = func() {
+		switch {
+		case !p.up || p.lives != life:
+		case p.frozen.After(c.now):
+			c.after(p.frozen.Sub(c.now), due)
+		default:
 			do()
 		}
-	})
+	}
+	c.after(d, due)
 }
 
 // signal is something that happens once and that actors wait for.
@@ -313,11 +327,7 @@ func (c *clock) fire(s *signal) {
 	}
 	s.fired = true
 	for _, w := range s.waiters {
-		c.after(0, func() {
-			if !w.a.done && w.a.token == w.token {
-				c.resume(w.a)
-			}
-		})
+		c.after(0, func() { c.wake(w.a, w.token) })
 	}
 	s.waiters = nil
 }

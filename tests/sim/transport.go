@@ -27,7 +27,7 @@ func (b branches) Enlist(ctx context.Context, id txn.ID, e txn.Enlist) (intercep
 		return interceptor.Placed{}, txn.ErrUnknown
 	}
 	owner := w.ownerOf(id)
-	f := &flying{until: w.now.Add(callTimeout), life: owner.memory()}
+	f := &flying{until: w.now.Add(callTimeout), life: owner.minds}
 	p, err := b.n.relay.Enlist(ctx, id, e)
 	w.point(b.n, sidecar)
 	if n := name(id, p.Branch); err == nil && e.Calling {
@@ -41,7 +41,7 @@ func (b branches) Enlist(ctx context.Context, id txn.ID, e txn.Enlist) (intercep
 func (b branches) Returned(ctx context.Context, id txn.ID, e txn.Returned, durable bool) error {
 	w := b.n.w
 	w.point(b.n, sidecar)
-	if w.ownerOf(id) == b.n {
+	if d := b.n.runs(interceptor.OwnerOf(id)); d != nil && d.isCurrent() {
 		w.lands(id, e.Branch, w.leaving[w.cur])
 	}
 	return b.n.relay.Returned(ctx, id, e, durable)
@@ -59,8 +59,14 @@ type enlisted struct {
 // Enlist relays a branch to the owner. Now and then another one under the same key goes along, which must be refused.
 func (t wire) Enlist(ctx context.Context, owner string, id txn.ID, e txn.Enlist, _ *peer.Document) (interceptor.Placed, error) {
 	w := t.n.w
-	to := w.byOwner(owner)
+	to, err := t.n.holder(owner)
+	if err != nil {
+		return interceptor.Placed{}, err
+	}
 	got, err := w.carry(w.cur, link{twice: true}, &to.side, peerTimeout, func(*actor) any {
+		if to.runs(owner) == nil {
+			return enlisted{err: peer.ErrMisdirected}
+		}
 		p, err := to.relay.Enlist(ctx, id, e)
 		if err == nil && w.chance(0.05) {
 			w.conflicting(ctx, to, id, e)
@@ -71,26 +77,42 @@ func (t wire) Enlist(ctx context.Context, owner string, id txn.ID, e txn.Enlist,
 		return interceptor.Placed{}, fmt.Errorf("%w: %w", peer.ErrUnreachable, err)
 	}
 	r := got.(enlisted)
-	return r.p, overTheWire(r.err)
+	return r.p, t.n.overTheWire(owner, r.err)
 }
 
 // Returned relays an answer to the owner.
 func (t wire) Returned(ctx context.Context, owner string, id txn.ID, e txn.Returned, durable bool) error {
 	w := t.n.w
-	to, f := w.byOwner(owner), w.leaving[w.cur]
+	f := w.leaving[w.cur]
+	to, err := t.n.holder(owner)
+	if err != nil {
+		return err
+	}
 	got, err := w.carry(w.cur, link{twice: true}, &to.side, peerTimeout, func(*actor) any {
-		w.lands(id, e.Branch, f)
+		d := to.runs(owner)
+		if d == nil {
+			return enlisted{err: peer.ErrMisdirected}
+		}
+		if d.isCurrent() {
+			w.lands(id, e.Branch, f)
+		}
 		return enlisted{err: to.relay.Returned(ctx, id, e, durable)}
 	})
 	if err != nil {
 		return fmt.Errorf("%w: %w", peer.ErrUnreachable, err)
 	}
-	return overTheWire(got.(enlisted).err)
+	return t.n.overTheWire(owner, got.(enlisted).err)
 }
 
-func overTheWire(err error) error {
-	if err == nil || refusedBy(err) {
+// overTheWire is an error of another sidecar as it arrives here. One that does not hold the journal is as good as not
+// there: the next try looks for who does.
+func (n *node) overTheWire(owner string, err error) error {
+	switch {
+	case err == nil || refusedBy(err):
 		return err
+	case errors.Is(err, peer.ErrMisdirected):
+		n.forget(owner)
+		return fmt.Errorf("%w: %w", peer.ErrUnreachable, err)
 	}
 	return errors.New(err.Error())
 }
@@ -188,7 +210,7 @@ func newRig() (*rig, error) {
 		return nil, err
 	}
 	r := &rig{set: set, keys: keys}
-	for range 2 * (1 + len(participants())) {
+	for range 2*(1+len(participants())) + 1 {
 		r.callers = append(r.callers, outbound.New(outbound.Options{Documents: documents{set}, Homes: homes{r},
 			Places: places{}, Keys: keys, BodyMax: 1 << 16, Now: func() time.Time { return r.w.now }, Transport: direct{r}}))
 	}

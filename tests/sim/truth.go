@@ -138,8 +138,8 @@ func (w *world) untagged(n *node, r *request) {
 // lands notes that the owner is told of the end of a forward call. A report names its call: one that comes twice, or
 // after its call's time, says nothing about another.
 func (w *world) lands(id txn.ID, b string, f *flying) {
-	memory, branch := w.ownerOf(id).memory(), name(id, b)
-	fs := slices.DeleteFunc(w.flights[branch], func(f *flying) bool { return f.life != memory || !w.now.Before(f.until) })
+	minds, branch := w.ownerOf(id).minds, name(id, b)
+	fs := slices.DeleteFunc(w.flights[branch], func(f *flying) bool { return f.life != minds || !w.now.Before(f.until) })
 	if i := slices.Index(fs, f); i >= 0 {
 		fs = slices.Delete(fs, i, i+1)
 	}

@@ -22,6 +22,9 @@ type Options struct {
 	CrashAt int        // the process at this crash point dies; 0: none
 	Trace   bool
 
+	Fleet bool // the sidecars share a store, adopt each other's journals, and one more stands by
+	Late  bool // the shared store takes appends from before its journal was opened: a check must see it
+
 	NoBarrier bool // barrier rows are forgotten at once: a check must see it
 	NoSync    bool // syncs do nothing: a check must see it
 	NoUndo    bool // applications answer undos and do nothing: a check must see it
@@ -61,6 +64,9 @@ type world struct {
 	people   process // clients and operators, who do not die
 	partners server
 	calm     bool
+	ended    bool          // a fleet never comes to rest by itself
+	latest   time.Duration // the longest delay of the network
+	*fleet                 // nil: every sidecar has a store of its own
 	points   int
 	orders   int
 	marks    uint64
@@ -75,7 +81,8 @@ type world struct {
 
 // Run lets one world happen and judges it.
 func (r *rig) Run(o Options) Result {
-	w := &world{rig: r, opt: o, counts: map[string]int{}, truth: newTruth(), driven: map[txn.ID]*driven{}, stopped: map[txn.ID]struct{}{}}
+	w := &world{rig: r, opt: o, counts: map[string]int{}, truth: newTruth(), driven: map[txn.ID]*driven{}, stopped: map[txn.ID]struct{}{},
+		latest: latest}
 	r.w = w
 	w.threads = &r.pool
 	w.now, w.rng = epoch, rand.New(rand.NewPCG(o.Seed, 17))
@@ -83,6 +90,9 @@ func (r *rig) Run(o Options) Result {
 		w.trace = &strings.Builder{}
 	}
 	w.people.start()
+	if o.Fleet {
+		w.gather()
+	}
 	w.build()
 	for i := range o.Roots {
 		w.after(w.between(0, 8*time.Second), func() { w.client(i) })
@@ -93,7 +103,7 @@ func (r *rig) Run(o Options) Result {
 	w.after(w.between(0, stormy), w.disaster)
 	w.after(stormy, w.calmDown)
 	end := epoch.Add(horizon)
-	for w.law == "" && w.step() {
+	for w.law == "" && !w.ended && w.step() {
 		if w.now.After(end) || w.steps > stepsMax {
 			w.fail("L7", "the world does not come to rest")
 		}
@@ -118,6 +128,10 @@ func (w *world) build() {
 			w.nodes[len(w.nodes)-1] = w.newNode(name, i, s)
 		}
 	}
+	if w.fleet != nil {
+		w.nodes = append(w.nodes, nil)
+		w.nodes[len(w.nodes)-1] = w.newNode(spare, 0, newStore(spare))
+	}
 }
 
 // bury ends all coroutines.
@@ -128,6 +142,9 @@ func (w *world) bury() {
 		w.kill(&n.app.process)
 	}
 	w.kill(&w.people)
+	if w.fleet != nil {
+		w.kill(&w.store.process)
+	}
 }
 
 // calmDown ends all faults; what is down comes up. Operators come when the machine has had its time.
@@ -176,16 +193,23 @@ func (w *world) crash(n *node, part which) {
 		w.die(&n.app)
 		return
 	}
+	if w.fleet != nil {
+		down = w.downtime(down)
+	}
 	if w.rng.IntN(2) == 0 {
 		w.logf("%s: power cut", n.place)
 		w.counts["power cut"]++
-		n.journal.cut(w.rng)
+		if w.fleet == nil {
+			n.journal.cut(w.rng)
+		}
 		n.rows.cut(w.rng)
 	} else {
 		w.logf("%s: sidecar dies", n.place)
 		w.counts["sidecar died"]++
 	}
-	w.forgetLost(n)
+	for _, d := range n.drivers() {
+		w.forgetLost(d.of)
+	}
 	w.after(down, n.boot)
 	w.die(&n.side)
 }
@@ -281,7 +305,7 @@ func (w *world) operators() {
 		if !n.side.open() {
 			continue
 		}
-		for _, st := range n.driver.states() {
+		for _, st := range n.states() {
 			for _, b := range st.Branches {
 				for op := range b.Known {
 					if b.Known[op].Halted {
@@ -308,7 +332,7 @@ func (w *world) operate(n *node, id txn.ID, b string, op txn.Op, cause string) {
 	w.logf("operator: act %d on %s of %s: %s", act, op, name(id, b), cause)
 	w.spawn(&n.side.process, func(*actor) {
 		// Refused where the machine went on meanwhile.
-		_, _ = n.driver.Do(context.Background(), id, txn.Force{Branch: b, Op: op, Act: act, By: "operator", Why: "looked"})
+		_, _ = router{n}.Do(context.Background(), id, txn.Force{Branch: b, Op: op, Act: act, By: "operator", Why: "looked"})
 	})
 }
 
