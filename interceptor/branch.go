@@ -189,7 +189,7 @@ func (g *Gate) branch(ctx context.Context, p Port, r Request, rule *policies.Cal
 	// The first Enlist settled the home, which may not be what this one proposed.
 	x := &branchExchange{branch: placed.Branch, call: call, rule: rule, request: msg, durable: keepsAnswer(rule, placed.Home),
 		context: Context{ID: j.context.ID, Parent: placed.Branch, Expires: j.context.Expires}}
-	if placed.Home != "" {
+	if placed.Home != "" && !IsSharedHome(placed.Home) {
 		endpoint, known := g.Peers.EndpointOf(placed.Home)
 		if !known {
 			err := errors.New("branch " + name + " lives at sidecar " + placed.Home + ", which is not known at present")

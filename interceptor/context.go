@@ -103,6 +103,12 @@ func OwnerOf(id txn.ID) string {
 	return owner
 }
 
+// IsOwner reports whether text has the form of an owner's id: 13 characters of Crockford's base32. Ids that outsiders
+// choose may have a dot as well.
+func IsOwner(text string) bool {
+	return len(text) == 13 && strings.Trim(text, "0123456789ABCDEFGHJKMNPQRSTVWXYZ") == ""
+}
+
 // BranchName is the name of a branch on the wire, `<id>-<n>`.
 func BranchName(id txn.ID, n string) string { return string(id) + "-" + n }
 

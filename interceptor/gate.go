@@ -17,12 +17,14 @@ import (
 type Options struct {
 	Self        string // owner id of this sidecar
 	Incarnation string // differs with every start of the process
+	Home        string // where barrier rows of this sidecar live; default Self
 	Service     string // namespace/name of the application beside it
 	Keys        *Keys
 	Coordinator Coordinator
 	Branches    Branches
 	Peers       Peers
 	Rows        Rows
+	Runners     Runners // of a SharedHome; nil: this sidecar alone runs what is in Rows
 	App         App
 	Policies    Policies
 	Documents   Documents // keeps the documents of rules that are in no set; nil: nobody does
@@ -72,6 +74,9 @@ func New(o Options) (*Gate, error) {
 		if need.missing {
 			return nil, fmt.Errorf("gate: option %s is missing", need.name)
 		}
+	}
+	if o.Home == "" {
+		o.Home = o.Self
 	}
 	if o.Now == nil {
 		o.Now = time.Now

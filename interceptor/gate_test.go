@@ -1,6 +1,7 @@
 package interceptor
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -175,9 +176,12 @@ func (w *world) Load(_ context.Context, branch string) ([]byte, bool, error) {
 	return b, ok, w.fail
 }
 
-func (w *world) Save(_ context.Context, branch string, row []byte, sync bool) error {
+func (w *world) Save(_ context.Context, branch string, old, row []byte, sync bool) error {
 	if w.fail != nil {
 		return w.fail
+	}
+	if !bytes.Equal(old, w.rows[branch]) {
+		return fmt.Errorf("row of %s is not what it was", branch)
 	}
 	w.saves = append(w.saves, fmt.Sprintf("sync=%v", sync))
 	if row == nil {

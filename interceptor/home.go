@@ -10,74 +10,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/fxamacker/cbor/v2"
-
 	"txmesh/policies"
 	"txmesh/txn"
 	"txmesh/txn/barrier"
 )
-
-// row is what the home knows of one branch.
-type row struct {
-	State    barrier.State `cbor:"1,keyasint"` // Running on disk means started; see Gate.stateOf
-	Deadline time.Time     `cbor:"2,keyasint"`
-	Method   string        `cbor:"3,keyasint,omitempty"`
-	Path     string        `cbor:"4,keyasint,omitempty"`
-	Request  *Outgoing     `cbor:"5,keyasint,omitempty"` // kept where the application knows repeats by their key
-	Reply    *Reply        `cbor:"6,keyasint,omitempty"`
-	Join     []string      `cbor:"7,keyasint,omitempty"`
-	Cut      bool          `cbor:"8,keyasint,omitempty"` // the reply's body was too long to be kept
-}
-
-func (r row) encode() []byte {
-	b, err := cbor.Marshal(r)
-	if err != nil {
-		panic(err) // plain data always marshals
-	}
-	return b
-}
-
-func decodeRow(b []byte) (row, error) {
-	var r row
-	if err := cbor.Unmarshal(b, &r); err != nil {
-		return r, fmt.Errorf("barrier row: %w", err)
-	}
-	return r, nil
-}
-
-// enter takes a branch for one call. Until leave, every other call for it is early.
-func (g *Gate) enter(branch string) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.busy[branch] {
-		return false
-	}
-	g.busy[branch] = true
-	return true
-}
-
-func (g *Gate) leave(branch string) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	delete(g.busy, branch)
-}
-
-// load returns the row of a branch that the caller has entered, and its state: a call that was started and that
-// nobody runs any more has crashed.
-func (g *Gate) load(ctx context.Context, branch string) (row, barrier.State, error) {
-	data, found, err := g.Rows.Load(ctx, branch)
-	if err != nil || !found {
-		return row{}, barrier.Nothing, err
-	}
-	r, err := decodeRow(data)
-	if err != nil {
-		return r, barrier.Nothing, err
-	}
-	if r.State == barrier.Running {
-		return r, barrier.Crashed, nil
-	}
-	return r, r.State, nil
-}
 
 func (g *Gate) verdict(s barrier.State, op txn.Op, late bool) barrier.Verdict {
 	v := barrier.Judge(s, op, late)
@@ -107,8 +43,8 @@ func (g *Gate) serveForward(ctx context.Context, r Request, c carried, n string)
 		return Verdict{Answer: problem(CodeExpired, "it ended at "+c.context.Expires.UTC().Format(time.RFC3339), c.context.ID)}
 	case home == "":
 		return g.serveJoined(r, c)
-	case home != g.Self:
-		return Verdict{Answer: problem(CodeNotHome, "branch "+branch+" lives at sidecar "+home+", this is "+g.Self, c.context.ID)}
+	case home != g.Home:
+		return Verdict{Answer: problem(CodeNotHome, "branch "+branch+" lives at sidecar "+home+", this is "+g.Home, c.context.ID)}
 	case !g.enter(branch):
 		g.verdict(barrier.Running, txn.Forward, late)
 		return Verdict{Answer: problem(CodeRunning, "branch "+branch, c.context.ID, [2]string{"retry-after", "1"})}
@@ -140,6 +76,8 @@ func (g *Gate) guardForward(ctx context.Context, r Request, c carried, branch st
 	switch barrier.Judge(state, txn.Forward, late) {
 	case barrier.Run:
 		return g.runForward(ctx, r, c, branch)
+	case barrier.Early:
+		return Verdict{Answer: problem(CodeRunning, "branch "+branch, c.context.ID, [2]string{"retry-after", "1"})}
 	case barrier.Replay:
 		return Verdict{Answer: replayed(known, branch, c.context.ID)}
 	case barrier.Resolve:
@@ -184,7 +122,13 @@ func (g *Gate) runForward(ctx context.Context, r Request, c carried, branch stri
 	g.carry(r, c.context)
 	x.row.Join = g.traced(r)
 	x.serving.keys = x.row.Join
-	if err := g.Rows.Save(ctx, branch, x.row.encode(), true); err != nil {
+	if g.Runners != nil {
+		var err error
+		if x.row.Runner, err = g.Runners.Name(); err != nil {
+			return Verdict{Answer: problem(CodeJournal, err.Error(), c.context.ID)}
+		}
+	}
+	if err := g.save(ctx, branch, &x.row, true); err != nil {
 		return Verdict{Answer: problem(CodeJournal, err.Error(), c.context.ID)}
 	}
 	g.joins.enter(g.Now(), x.serving)
@@ -242,15 +186,17 @@ func (x *servedExchange) after(ctx context.Context, g *Gate, res Response, err e
 	case errors.Is(err, ErrBodyTooLarge):
 		x.row.Cut = true
 	case err != nil:
+		g.rest(ctx, x.branch, &x.row)
 		return nil // broken off: the forwarder breaks it off towards the caller too
 	default:
 		reply.Body = slices.Clone(body)
 	}
 	r, settled := answered(x.row, reply)
 	if !settled {
+		g.rest(ctx, x.branch, &x.row)
 		return nil
 	}
-	if err := g.Rows.Save(ctx, x.branch, r.encode(), true); err != nil {
+	if err := g.save(ctx, x.branch, &r, true); err != nil {
 		return problem(CodeJournal, err.Error(), x.serving.context.ID)
 	}
 	return nil
@@ -261,9 +207,10 @@ func (x *servedExchange) after(ctx context.Context, g *Gate, res Response, err e
 func (x *servedExchange) withdraw(ctx context.Context, g *Gate, err error) {
 	var unsent interface{ NotSent() bool }
 	if !errors.As(err, &unsent) || !unsent.NotSent() {
+		g.rest(ctx, x.branch, &x.row)
 		return
 	}
-	if err := g.Rows.Save(ctx, x.branch, nil, false); err != nil {
+	if err := g.Rows.Save(ctx, x.branch, x.row.stored, nil, false); err != nil {
 		g.Log.Warn("a call that was not sent counts as started", "branch", x.branch, "error", err)
 	}
 }
@@ -279,7 +226,7 @@ func answered(r row, reply *Reply) (row, bool) {
 	default:
 		return r, false
 	}
-	r.Reply, r.Request = reply, nil
+	r.Reply, r.Request, r.Runner = reply, nil, ""
 	return r, true
 }
 
@@ -294,6 +241,10 @@ func (g *Gate) resolveByKey(ctx context.Context, branch string, r row) (row, bar
 	again.Header.Set(HeaderBranch, branch)
 	again.Header.Set(HeaderOp, OpForward)
 	again.Header.Set(headerTraceparent, g.newTraceparent())
+	if err := g.run(ctx, branch, &r); err != nil {
+		return r, barrier.Crashed, err
+	}
+	defer g.rest(ctx, branch, &r)
 	// Should the application not have done it before, it does it now. What it calls meanwhile is a branch below this
 	// one, or refused where the transaction is decided: nobody could undo it otherwise.
 	id, n, _ := SplitBranchName(branch)
@@ -309,13 +260,15 @@ func (g *Gate) resolveByKey(ctx context.Context, branch string, r row) (row, bar
 	if !settled {
 		return r, barrier.Crashed, nil
 	}
-	return done, done.State, g.Rows.Save(ctx, branch, done.encode(), true)
+	err = g.save(ctx, branch, &done, true)
+	r = done
+	return done, done.State, err
 }
 
 // Settle carries out an op at the home of its branch, for the owner of the transaction.
 func (g *Gate) Settle(ctx context.Context, c HomeCall) HomeReply {
-	if c.Home != g.Self {
-		return HomeReply{Outcome: txn.Unknown, Cause: "branch " + c.Branch + " lives at sidecar " + c.Home + ", this is " + g.Self}
+	if c.Home != g.Home {
+		return HomeReply{Outcome: txn.Unknown, Cause: "branch " + c.Branch + " lives at sidecar " + c.Home + ", this is " + g.Home}
 	}
 	if !g.enter(c.Branch) {
 		g.verdict(barrier.Running, c.Op, false)
@@ -386,11 +339,11 @@ func recorded(op txn.Op, r row, state barrier.State) HomeReply {
 
 // bury notes durably that the forward call must never run: a late one would have nobody to undo it.
 func (g *Gate) bury(ctx context.Context, c HomeCall, r row, out txn.Outcome, cause string) HomeReply {
-	r.State, r.Request = barrier.Undone, nil
+	r.State, r.Request, r.Runner = barrier.Undone, nil, ""
 	if r.Deadline.IsZero() {
 		r.Deadline = Context{Expires: c.Deadline}.expiry() // no context of the call outlives its row
 	}
-	if err := g.Rows.Save(ctx, c.Branch, r.encode(), true); err != nil {
+	if err := g.save(ctx, c.Branch, &r, true); err != nil {
 		return HomeReply{Outcome: txn.Unknown, Cause: err.Error()}
 	}
 	return HomeReply{Outcome: out, Cause: cause}
@@ -427,14 +380,18 @@ func (g *Gate) runOp(ctx context.Context, c HomeCall, r row) HomeReply {
 	if c.Request == nil {
 		return HomeReply{Outcome: txn.Refused, Cause: "the owner sent no request for this op"}
 	}
+	if err := g.run(ctx, c.Branch, &r); err != nil {
+		return HomeReply{Outcome: txn.Unknown, Cause: err.Error()}
+	}
+	defer func() { g.rest(ctx, c.Branch, &r) }()
 	reply, err := g.sendOp(ctx, c, word)
 	if err != nil {
 		return HomeReply{Outcome: txn.Unknown, Cause: err.Error()}
 	}
 	out, cause := policies.BuiltinOutcome(c.Op, reply.Status)
 	if out == txn.OK && c.Op == txn.Undo && !c.Judged {
-		r.State, r.Request = barrier.Undone, nil
-		if err := g.Rows.Save(ctx, c.Branch, r.encode(), false); err != nil {
+		r.State, r.Request, r.Runner = barrier.Undone, nil, ""
+		if err := g.save(ctx, c.Branch, &r, false); err != nil {
 			return HomeReply{Outcome: txn.Unknown, Cause: err.Error()}
 		}
 	}
@@ -460,32 +417,4 @@ func (g *Gate) sendOp(ctx context.Context, c HomeCall, word string) (*Reply, err
 	g.joins.enter(g.Now(), s)
 	defer g.joins.leave(g.Now(), s)
 	return g.App.Send(ctx, &out)
-}
-
-// Overdue is a barrier row whose transaction should have ended.
-type Overdue struct {
-	Branch   string
-	Deadline time.Time
-}
-
-// Overdue returns the rows whose deadline has passed, for the sweep that asks their owners.
-func (g *Gate) Overdue(ctx context.Context) ([]Overdue, error) {
-	var list []Overdue
-	now := g.Now()
-	err := g.Rows.Each(ctx, func(branch string, data []byte) bool {
-		if r, err := decodeRow(data); err == nil && r.Deadline.Before(now) {
-			list = append(list, Overdue{branch, r.Deadline})
-		}
-		return true
-	})
-	return list, err
-}
-
-// Forget drops the row of a branch whose transaction has ended.
-func (g *Gate) Forget(ctx context.Context, branch string) error {
-	if !g.enter(branch) {
-		return nil
-	}
-	defer g.leave(branch)
-	return g.Rows.Save(ctx, branch, nil, false)
 }

@@ -18,12 +18,12 @@ const branchName = string(someID) + "-1"
 func (w *world) forward(path string, header ...string) *request {
 	c := Context{ID: someID, Parent: "1", Expires: time.Unix(1_700_000_030, 0)}
 	header = append([]string{HeaderContext, w.gate.Keys.Sign(c), HeaderBranch, branchName, HeaderOp, OpForward,
-		HeaderHome, w.gate.Self, HeaderIdempotency, `"k"`}, header...)
+		HeaderHome, w.gate.Home, HeaderIdempotency, `"k"`}, header...)
 	return newRequest("POST", "http://accounts"+path, header...)
 }
 
 func (w *world) settleOp(op txn.Op, known txn.Outcome) HomeReply {
-	c := HomeCall{Home: w.gate.Self, Branch: branchName, Op: op, Known: known, Attempt: 1, Deadline: w.now.Add(time.Minute)}
+	c := HomeCall{Home: w.gate.Home, Branch: branchName, Op: op, Known: known, Attempt: 1, Deadline: w.now.Add(time.Minute)}
 	if op != txn.Ask {
 		c.Request = &Outgoing{Method: "DELETE", Path: "/undo"}
 	}

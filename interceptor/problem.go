@@ -2,6 +2,7 @@ package interceptor
 
 import (
 	"encoding/json"
+	"slices"
 	"strconv"
 
 	"txmesh/txn"
@@ -110,5 +111,8 @@ func problem(code Code, detail string, id txn.ID, extra ...[2]string) *Answer {
 		a.Header = append(a.Header, [2]string{HeaderID, string(id)})
 	}
 	a.Header = append(a.Header, extra...)
+	if x.Status == 503 && !slices.ContainsFunc(extra, func(h [2]string) bool { return h[0] == "retry-after" }) {
+		a.Header = append(a.Header, [2]string{"retry-after", "1"})
+	}
 	return a
 }

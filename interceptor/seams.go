@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strings"
 	"time"
 
 	"txmesh/policies"
@@ -48,21 +49,38 @@ type Placed struct {
 
 // Peers knows the other sidecars.
 type Peers interface {
-	// HomeOf returns the owner id of the sidecar that listens on this inbound endpoint, "" if none does; false: not
-	// known yet, a peer that was never heard of may listen there.
-	HomeOf(endpoint string) (owner string, known bool)
-	// EndpointOf is the inverse; false: not known at present.
+	// HomeOf returns where the sidecar that listens on this inbound endpoint keeps its barrier's rows: its owner id or a
+	// SharedHome; "" if none listens there; false: not known yet, a peer that was never heard of may listen there.
+	HomeOf(endpoint string) (home string, known bool)
+	// EndpointOf returns the inbound endpoint of an owner; false: not known at present.
 	EndpointOf(owner string) (endpoint string, ok bool)
 }
 
-// Rows keeps the barrier's rows, in the sidecar's own store.
+// Rows keeps the barrier's rows, in the sidecar's own store or in one that the replicas of the service share.
 type Rows interface {
 	Load(ctx context.Context, branch string) (row []byte, found bool, err error)
-	// Save writes one row; with sync it survives a power cut when Save returns. A nil row deletes.
-	Save(ctx context.Context, branch string, row []byte, sync bool) error
+	// Save replaces the row old, which Load gave or Save wrote, nil for none; with sync it survives a power cut when Save
+	// returns. A nil row deletes. In a shared store a row that another replica has changed since is an error, and nothing
+	// is written; in the sidecar's own store nobody else writes.
+	Save(ctx context.Context, branch string, old, row []byte, sync bool) error
 	// Each yields all rows until f returns false.
 	Each(ctx context.Context, f func(branch string, row []byte) bool) error
 }
+
+// Runners tells the replicas that share the barrier's rows apart: a call that one of them runs is no crashed one to the
+// others.
+type Runners interface {
+	// Name names this life of this sidecar; an error says why it may start no call at present.
+	Name() (string, error)
+	// Gone reports whether the sidecar of this name can be believed to run nothing any more.
+	Gone(ctx context.Context, name string) bool
+}
+
+// SharedHome is the home of branches whose rows the replicas of a service share: any of them settles.
+func SharedHome(service string) string { return "~" + service }
+
+// IsSharedHome reports whether a home is not one sidecar but all replicas of a service.
+func IsSharedHome(home string) bool { return strings.HasPrefix(home, "~") }
 
 // App sends a request to the application beside this sidecar.
 type App interface {
@@ -136,7 +154,7 @@ type Reply struct {
 
 // HomeCall asks the home of a branch to settle it: Undo, Commit or Ask.
 type HomeCall struct {
-	Home     string // owner id of the sidecar that must keep the row
+	Home     string // owner id of the sidecar that must keep the row, or a SharedHome
 	Branch   string // <transaction>-<n>
 	Op       txn.Op
 	Known    txn.Outcome // what the owner knows of the forward call

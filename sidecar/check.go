@@ -64,6 +64,21 @@ func (p *problems) url(key, value string) string {
 	return value
 }
 
+// storeURL checks where the journal is. What is said of a wrong one holds no password.
+func (p *problems) storeURL(key, value string) string {
+	if value == embeddedStore {
+		return value
+	}
+	u, err := neturl.Parse(value)
+	switch {
+	case err != nil:
+		p.add(key, "", "is neither badger nor a URL", "write badger, or for example etcd://10.0.0.1:2379,10.0.0.2:2379/txmesh")
+	case !slices.Contains([]string{"etcd", "postgres", "postgresql", "mysql"}, u.Scheme) || u.Host == "":
+		p.add(key, u.Redacted(), "is neither badger nor the URL of a store", "write badger, or a URL that begins with etcd://, postgres:// or mysql://")
+	}
+	return value
+}
+
 // qualified puts a service without namespace into one.
 func qualified(name, namespace string) string {
 	if name == "" || strings.Contains(name, "/") {
@@ -242,8 +257,17 @@ func (p *problems) check(c *Config) {
 	case !serviceName.MatchString(c.Service):
 		p.add("service", c.Service, "is not namespace/name", "use lower-case letters, digits and '-'")
 	}
-	if c.Alone() && !c.DTM.Open() {
+	if c.Alone() && !c.DTM.Open() && !c.Standby {
 		p.add("app", "", "is missing", "give the application's host:port")
+	}
+	if c.Standby && !c.Alone() {
+		p.add("standby", "true", "has an application beside it", "leave out app: a stand-by adopts for services that have no sidecar left")
+	}
+	if c.Standby && !c.SharedStore() {
+		p.add("standby", "true", "has a store of its own, and no journal but its own is in it", "set store to the engine that the mesh shares")
+	}
+	if c.SharedStore() && c.MeshSecretFile == "" {
+		p.add("mesh-secret-file", "", "is missing, but the store is shared", "make one file for the whole mesh with `openssl rand -hex 32`")
 	}
 	if c.Alone() && len(c.Upstreams) > 0 {
 		p.add("upstreams", c.Upstreams[0].Service, "has no application beside it that could call it", "give the application's host:port as app")

@@ -31,6 +31,11 @@ type Config struct {
 
 	TrustedGateways []netip.Prefix // whose tx-start counts at Inbound
 
+	Store         string // badger, or the URL of a shared one
+	Lease         time.Duration
+	Standby       bool
+	AdvertisePeer string
+
 	DataDir        string
 	MeshSecretFile string
 	TokenFile      string
@@ -54,6 +59,12 @@ type Config struct {
 	RetentionBytes int64
 	MemoryLimit    int64
 }
+
+// SharedStore reports whether the journal is in an engine that survives this sidecar.
+func (c *Config) SharedStore() bool { return c.Store != embeddedStore }
+
+// embeddedStore is the default of the key store.
+const embeddedStore = "badger"
 
 // Upstream is a service that the application reaches by a port of its sidecar.
 type Upstream struct {
@@ -204,12 +215,14 @@ func (p *problems) values(v *viper.Viper) Config {
 		CommitWait: p.duration("commit-wait", one("commit-wait")), TimeoutDefault: p.duration("timeout-default", one("timeout-default")),
 		GracePeriod: p.duration("grace-period", one("grace-period")), Retention: p.duration("retention", one("retention")),
 		RetentionBytes: p.size("retention-bytes", one("retention-bytes")), MemoryLimit: p.size("memory-limit", one("memory-limit"))}
+	c.Store, c.Lease = p.storeURL("store", one("store")), p.duration("lease", one("lease"))
+	c.Standby, c.AdvertisePeer = p.boolean("standby", one("standby")), p.address("advertise-peer", one("advertise-peer"), true)
 	c.DTM = DTM{HTTP: p.address("dtm", one("dtm"), false), GRPC: p.address("dtm-grpc", one("dtm-grpc"), false),
 		TimeoutToFail: p.duration("dtm-timeout-to-fail", one("dtm-timeout-to-fail")), RetryInterval: p.duration("dtm-retry-interval", one("dtm-retry-interval")),
 		RetryMax: p.duration("dtm-retry-max", one("dtm-retry-max")), RequestTimeout: p.duration("dtm-request-timeout", one("dtm-request-timeout")),
 		ResumeAfter: p.duration("dtm-resume-after", one("dtm-resume-after")), AlertURL: p.url("dtm-alert-url", one("dtm-alert-url")),
 		AlertAfter: p.number("dtm-alert-after", one("dtm-alert-after"))}
-	if c.DTM.Open() && c.Alone() && c.Service == "" {
+	if (c.DTM.Open() || c.Standby) && c.Alone() && c.Service == "" {
 		c.Service = aloneService
 	}
 	for _, a := range p.list1("peers", v.Get("peers")) {

@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"txmesh/sidecar/engine"
+	"txmesh/sidecar/owners"
 	"txmesh/sidecar/peer"
 )
 
@@ -36,7 +36,7 @@ func TestDocumentsGoWithTheirLastTransaction(t *testing.T) {
 		at   time.Time
 		want int
 	}{{"soon", now, 2}, {"after a while", now.Add(unusedMin + time.Minute), 1}} {
-		if _, err := b.at.docs.trim(t.Context(), tt.at, b.at.Current(), b.at.engine.All); err != nil {
+		if _, err := b.at.docs.trim(t.Context(), tt.at, b.at.Current(), b.at.owners.All); err != nil {
 			t.Fatal(err)
 		}
 		if kept() != tt.want {
@@ -57,11 +57,11 @@ func TestDocumentsStayWhileTheirTransactionsAreNotKnown(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.at.policiesChanged(next)
-	if err := b.at.engine.Close(); err != nil {
+	if err := b.at.owners.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.at.docs.trim(t.Context(), time.Now().Add(2*unusedMin), next, b.at.engine.All); !errors.Is(err, engine.ErrClosed) {
-		t.Errorf("trim = %v, want %v", err, engine.ErrClosed)
+	if _, err := b.at.docs.trim(t.Context(), time.Now().Add(2*unusedMin), next, b.at.owners.All); !errors.Is(err, owners.ErrNotHeld) {
+		t.Errorf("trim = %v, want %v", err, owners.ErrNotHeld)
 	}
 	if _, err := b.at.docs.Get(t.Context(), hashes(old)[0]); err != nil {
 		t.Errorf("the document is gone: %v", err)

@@ -16,13 +16,14 @@ import (
 	"txmesh/interceptor/dtm"
 	"txmesh/sidecar/admin"
 	"txmesh/sidecar/engine"
+	"txmesh/sidecar/owners"
 	"txmesh/txlog"
 	"txmesh/txn"
 )
 
 // newDTM makes the door for clients of DTM.
 func (s *Sidecar) newDTM(version string) *dtm.Service {
-	return dtm.New(dtm.Options{Engine: dtmEngine{s.engine}, Chronicle: chronicle{s.store}, Rows: dtmRows{s.store.Table("dtm")},
+	return dtm.New(dtm.Options{Engine: dtmEngine{s.owners}, Chronicle: chronicle{s.store}, Rows: dtmRows{s.store.Table("dtm")},
 		NewGID: func() string { return ulid.Make().String() }, Version: version,
 		Defaults: dtm.Defaults{TimeoutToFail: s.cfg.DTM.TimeoutToFail, RetryInterval: s.cfg.DTM.RetryInterval,
 			RetryMax: s.cfg.DTM.RetryMax, RequestTimeout: s.cfg.DTM.RequestTimeout, ResumeAfter: s.cfg.DTM.ResumeAfter},
@@ -31,7 +32,7 @@ func (s *Sidecar) newDTM(version string) *dtm.Service {
 
 // takeOver gives the API the door's way to begin what a server of DTM has begun.
 func (s *Sidecar) takeOver() admin.TakeOver {
-	if s.dtm == nil {
+	if !s.cfg.DTM.Open() {
 		return nil
 	}
 	return func(ctx context.Context, body []byte, dryRun bool) (json.RawMessage, error) {
@@ -75,11 +76,11 @@ type silent struct{}
 func (silent) Printf(string, ...any) {}
 
 // dtmEngine gives the engine's refusals the names that doors know.
-type dtmEngine struct{ *engine.Engine }
+type dtmEngine struct{ *owners.Owners }
 
 // Do implements dtm.Engine.
 func (e dtmEngine) Do(ctx context.Context, id txn.ID, ev txn.Event) (txn.State, error) {
-	st, err := e.Engine.Do(ctx, id, ev)
+	st, err := e.Owners.Do(ctx, id, ev)
 	switch {
 	case errors.Is(err, engine.ErrBranches):
 		err = fmt.Errorf("%w: %w", interceptor.ErrBranches, err)
@@ -133,12 +134,12 @@ type dtmRows struct{ table txlog.Table }
 
 // Get implements dtm.Rows.
 func (r dtmRows) Get(ctx context.Context, key string) ([]byte, bool, error) {
-	return rows(r).Load(ctx, key)
+	return rows{table: r.table}.Load(ctx, key)
 }
 
 // Put implements dtm.Rows.
 func (r dtmRows) Put(ctx context.Context, key string, value []byte) error {
-	return rows(r).Save(ctx, key, value, true)
+	return r.table.Put(ctx, []txlog.Row{{Key: key, Value: value}}, true)
 }
 
 // Scan implements dtm.Rows.

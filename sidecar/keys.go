@@ -20,6 +20,7 @@ const (
 	paths
 	upstreams
 	networks
+	storeURL
 )
 
 // key is one configuration key: a flag, a line of the file and a variable of the environment.
@@ -55,6 +56,10 @@ func keys() []key {
 		{name: "peers", kind: addresses, doc: "peer ports of the other sidecars, host:port, separated by commas"},
 		{name: "policies", kind: paths, doc: "policy files, or directories with *.yaml files, separated by commas; watched and reloaded when they change"},
 		{name: "data-dir", kind: text, def: "/var/lib/txmesh", doc: "directory of the journal; one sidecar per directory"},
+		{name: "store", kind: storeURL, def: "badger", doc: "where the journal is: `badger`, embedded in the data directory, or an engine that all sidecars of the mesh share and that survives the loss of a node: etcd://host:port,host:port/prefix, postgres://user:password@host:port/database or mysql://user:password@host:port/database. Passwords belong into the variable or the file, not into the flag"},
+		{name: "lease", kind: duration, def: "3s", doc: "how long a sidecar with a shared store may be silent before another adopts its journal; the same for all sidecars"},
+		{name: "standby", kind: boolean, def: "false", doc: "stand beside no application, and adopt the journals of services that have no sidecar left; needs a shared store"},
+		{name: "advertise-peer", kind: address, doc: "host:port by which other sidecars call the peer port, if it differs from what it is bound to"},
 		{name: "mesh-secret-file", kind: text, doc: "file with the secret that all sidecars of the mesh share, 16 bytes at least. Required with peers; without it one is made in the data directory"},
 		{name: "token-file", kind: text, doc: "file with the bearer token of the API; without it one is made in the data directory"},
 		{name: "secrets-dir", kind: text, doc: "directory of the secrets that policies refer to, one file per NAME/KEY"},
@@ -110,6 +115,8 @@ func (k key) form() string {
 		return "true|false"
 	case word:
 		return strings.Join(k.words, "|")
+	case storeURL:
+		return "badger|URL"
 	case paths:
 		return "path,..."
 	case upstreams:

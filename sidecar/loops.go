@@ -44,7 +44,10 @@ func (s *Sidecar) trimLoop(ctx context.Context) {
 		} else if n > 0 {
 			s.log.Info("journal trimmed", "transactions", n)
 		}
-		if n, err := s.docs.trim(ctx, now, s.set.Load(), s.engine.All); err != nil && ctx.Err() == nil {
+		if s.shared != nil {
+			return // the documents are those of all owners
+		}
+		if n, err := s.docs.trim(ctx, now, s.set.Load(), s.owners.All); err != nil && ctx.Err() == nil {
 			s.log.Error("policy documents not trimmed", "error", err)
 		} else if n > 0 {
 			s.log.Info("policy documents trimmed", "documents", n)
@@ -130,12 +133,12 @@ func (s *Sidecar) sweepOwner(ctx context.Context, owner string, rows []intercept
 }
 
 func (s *Sidecar) phases(ctx context.Context, owner string, ids []txn.ID) (map[txn.ID]string, error) {
-	if owner != s.owner {
+	if owner != s.owner && s.shared == nil {
 		return s.client.Status(ctx, owner, ids)
 	}
 	out := make(map[txn.ID]string, len(ids))
 	for _, id := range ids {
-		st, err := s.engine.State(ctx, id)
+		st, err := s.owners.State(ctx, id)
 		switch {
 		case errors.Is(err, txn.ErrUnknown):
 			out[id] = peer.PhaseUnknown
@@ -151,6 +154,8 @@ func (s *Sidecar) phases(ctx context.Context, owner string, ids []txn.ID) (map[t
 // gaugeLoop keeps the gauges true to the second.
 func (s *Sidecar) gaugeLoop(ctx context.Context) {
 	every(ctx, reportEvery, func() {
+		// The next round tells of what fails; until then the last good set stays.
+		_ = s.keepPolicies(ctx)
 		m, now := s.metrics, time.Now()
 		age := func(t time.Time) float64 {
 			if t.IsZero() {
@@ -158,9 +163,9 @@ func (s *Sidecar) gaugeLoop(ctx context.Context) {
 			}
 			return max(0, now.Sub(t).Seconds())
 		}
-		oldest, _ := s.engine.Oldest()
+		oldest, _ := s.owners.Oldest()
 		m.oldest.Update(age(oldest))
-		m.open.Update(float64(len(s.engine.IDs())))
+		m.open.Update(float64(len(s.owners.IDs())))
 		s.orphans.mu.Lock()
 		orphan, count := s.orphans.oldest, s.orphans.count
 		s.orphans.mu.Unlock()
@@ -194,8 +199,9 @@ func (s *Sidecar) drain() error {
 	tick := time.NewTicker(drainEvery)
 	defer tick.Stop()
 	for {
-		open, broken := s.engine.IDs(), s.engine.Refusal()
-		if len(open) == 0 && broken == nil && !s.appAnswers(ctx) {
+		open, broken := s.owners.IDs(), s.owners.Refusal()
+		// What is open in a shared store is another's from the end of this sidecar on.
+		if (len(open) == 0 && broken == nil || s.shared != nil) && !s.appAnswers(ctx) {
 			return nil
 		}
 		select {
@@ -203,7 +209,8 @@ func (s *Sidecar) drain() error {
 			continue
 		case <-ctx.Done():
 		}
-		switch open, broken = s.engine.IDs(), s.engine.Refusal(); {
+		switch open, broken = s.owners.IDs(), s.owners.Refusal(); {
+		case s.shared != nil:
 		case broken != nil:
 			return fmt.Errorf("stopped while the journal was not usable, transactions may be open: %w", broken)
 		case len(open) > 0:

@@ -52,6 +52,8 @@ func metricTable() []metric {
 		{"txmesh_context_carrier_overflow_total", "counter", nil, "requests whose baggage had no room for the context"},
 		{"txmesh_barrier_verdicts_total", "counter", []string{"verdict"}, "what the barrier said"},
 		{"txmesh_shadowed_total", "counter", nil, "requests that a rule in mode Shadow would have taken"},
+		{"txmesh_journals_adopted_total", "counter", nil, "journals of other sidecars that this one has taken over in a shared store"},
+		{"txmesh_journals_fenced_total", "counter", nil, "journals that another sidecar has taken from this one"},
 		{"txmesh_peer_refused_total", "counter", []string{"cause"}, "requests at the peer port that were not believed: forged, stale or replayed"},
 		{"txmesh_policy_reloads_total", "counter", nil, "policy sets taken over after a change"},
 		{"txmesh_policy_reload_errors_total", "counter", nil, "changed policies that were refused; the last good set stays"},
@@ -94,6 +96,7 @@ type metrics struct {
 	requests                          [2][2]tally.Counter // direction, tagged
 	lost, ambiguous, forged, overflow tally.Counter
 	shadowed, reloads, reloadErrors   tally.Counter
+	adopted, fenced                   tally.Counter
 	verdicts, refused                 map[string]tally.Counter
 }
 
@@ -115,7 +118,8 @@ func newMetrics(version string) *metrics {
 		forged: scope.Counter("context_forged_total"), overflow: scope.Counter("context_carrier_overflow_total"),
 		shadowed: scope.Counter("shadowed_total"), reloads: scope.Counter("policy_reloads_total"),
 		reloadErrors: scope.Counter("policy_reload_errors_total"),
-		verdicts:     map[string]tally.Counter{}, refused: map[string]tally.Counter{},
+		adopted:      scope.Counter("journals_adopted_total"), fenced: scope.Counter("journals_fenced_total"),
+		verdicts: map[string]tally.Counter{}, refused: map[string]tally.Counter{},
 		begun: map[txn.Mode]tally.Counter{}, ended: map[txn.Mode][ends]tally.Counter{}}
 	scope.Tagged(map[string]string{"version": version, "go": runtime.Version()}).Gauge("build_info").Update(1)
 	m.tagged()

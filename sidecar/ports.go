@@ -53,6 +53,12 @@ func (s *Sidecar) bind() error {
 	p := &s.ports
 	p.upstreams = map[string]net.Listener{}
 	err := s.bindAll(p)
+	if err == nil && p.peer == nil {
+		err = s.bindPeer()
+	}
+	if last := len(p.all) - 1; err == nil && p.all[0].listener == p.peer {
+		p.all = append(p.all[1:last+1:last+1], p.all[0])
+	}
 	if err != nil {
 		for _, l := range p.all {
 			err = errors.Join(err, l.listener.Close())
@@ -63,7 +69,7 @@ func (s *Sidecar) bind() error {
 	if inbound == "" && p.inbound != nil {
 		inbound = p.inbound.Addr().String()
 	}
-	s.directory.SetSelf(peer.Identity{Owner: s.owner, Incarnation: s.gate.Incarnation, Service: s.cfg.Service, Inbound: inbound})
+	s.directory.SetSelf(peer.Identity{Owner: s.owner, Incarnation: s.gate.Incarnation, Service: s.cfg.Service, Inbound: inbound, Home: s.home})
 	s.gate.PublicURL = "http://" + dialable(p.api.Addr())
 	return nil
 }
@@ -80,10 +86,14 @@ func (s *Sidecar) bindAll(p *ports) error {
 		}
 	}
 	var err error
-	if p.api, err = p.openServer("api", s.cfg.API, s.admin, s.cfg.MaxConnections); err != nil {
-		return err
-	}
-	p.peer, err = p.openServer("peer", s.cfg.Peer, s.peers, s.cfg.MaxConnections)
+	p.api, err = p.openServer("api", s.cfg.API, s.admin, s.cfg.MaxConnections)
+	return err
+}
+
+// bindPeer opens the port for other sidecars: before all others where a lease tells them its address.
+func (s *Sidecar) bindPeer() error {
+	var err error
+	s.ports.peer, err = s.ports.openServer("peer", s.cfg.Peer, s.peers, s.cfg.MaxConnections)
 	return err
 }
 
@@ -188,9 +198,20 @@ func (s *Sidecar) shutdown() error {
 	case <-ctx.Done():
 	}
 	s.caller.BreakOff() // the engine waits for its calls
-	errs[len(errs)-1] = s.engine.Close()
+	errs[len(errs)-1] = s.owners.Close()
 	<-closed
-	return errors.Join(errs...)
+	return errors.Join(append(errs, s.handOver())...)
+}
+
+// handOver gives the journals of a shared store to those who come next. Nothing is served any more: a replica that finds
+// a row of a call of this sidecar can believe that it runs no longer.
+func (s *Sidecar) handOver() error {
+	if !s.leased.Load() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.Lease)
+	defer cancel()
+	return s.keeper.HandOver(ctx)
 }
 
 func (s *Sidecar) addresses() Addresses {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,11 +17,11 @@ import (
 	"txmesh/interceptor/dtm"
 	"txmesh/policies"
 	"txmesh/sidecar/admin"
-	"txmesh/sidecar/engine"
 	"txmesh/sidecar/outbound"
+	"txmesh/sidecar/owners"
 	"txmesh/sidecar/peer"
-	"txmesh/txlog/badger"
-	"txmesh/txn"
+	"txmesh/sidecar/takeover"
+	"txmesh/txlog"
 )
 
 // Sidecar is one data plane. Many can live in one process.
@@ -31,13 +32,20 @@ type Sidecar struct {
 	token     string
 	tokenFile string
 
-	store   *badger.Store
+	store   txlog.Store
+	shared  txlog.Shared  // nil: the store is embedded
+	home    string        // where barrier rows live
+	lock    *os.File      // of the data directory beside a shared store
+	epoch   atomic.Uint64 // of this sidecar's own journal in a shared store; 0: another holds it
 	metrics *metrics
 	docs    *documents
 	set     atomic.Pointer[policies.Set]
-	watch   *policies.Watcher // nil without policies
+	unkept  atomic.Pointer[policies.Set] // its documents are not in the shared store yet; nil: none
+	watch   *policies.Watcher            // nil without policies
 
-	engine    *engine.Engine
+	owners    *owners.Owners
+	keeper    *takeover.Keeper // nil: the store is embedded
+	leased    atomic.Bool      // keeper has claimed the own journal and runs
 	caller    *outbound.Caller
 	app       *outbound.App
 	dtm       *dtm.Service // nil: no clients of DTM are served
@@ -56,7 +64,12 @@ type Sidecar struct {
 
 // New opens the store and wires the parts. Nothing runs and no port is open before Run. Close it in any case.
 func New(cfg Config, version string, log *slog.Logger) (*Sidecar, error) {
-	s := &Sidecar{cfg: cfg, log: log, metrics: newMetrics(version), reasons: []string{"starting"}}
+	return newOn(nil, cfg, version, log)
+}
+
+// newOn is New on a shared store that is open already.
+func newOn(shared txlog.Shared, cfg Config, version string, log *slog.Logger) (*Sidecar, error) {
+	s := &Sidecar{cfg: cfg, shared: shared, log: log, metrics: newMetrics(version), reasons: []string{"starting"}}
 	if err := s.wire(version); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -64,12 +77,9 @@ func New(cfg Config, version string, log *slog.Logger) (*Sidecar, error) {
 }
 
 func (s *Sidecar) wire(version string) error {
-	var err error
-	s.store, err = badger.Open(badger.Options{Dir: s.cfg.DataDir, Log: s.log, RetainBytes: s.cfg.RetentionBytes})
-	if err != nil {
+	if err := s.openStore(); err != nil {
 		return err
 	}
-	s.owner = s.store.Owner().ID
 	secret, token, err := s.secrets()
 	if err != nil {
 		return err
@@ -94,19 +104,17 @@ func (s *Sidecar) wire(version string) error {
 	doors := map[string]interceptor.Door{admin.DoorName: admin.Door{Keys: keys}}
 	s.caller = outbound.New(outbound.Options{Doors: doors, Documents: s.docs, Homes: (*homes)(s), Places: (*places)(s), Keys: keys,
 		SecretsDir: s.cfg.SecretsDir, BodyMax: s.cfg.MaxBody, AllowLinkLocal: s.cfg.AllowLinkLocal, Now: time.Now})
-	if s.engine, err = s.newEngine(); err != nil {
-		return err
-	}
-	if s.cfg.DTM.Open() {
+	s.owners = s.newOwners()
+	if s.cfg.DTM.Open() || s.shared != nil { // an adopted journal may hold transactions of its clients
 		s.dtm = s.newDTM(version)
 		doors[dtm.Name] = s.dtm // nothing is called before Run
 	}
-	if s.gate, err = s.newGate(keys, peer.NewRelay(s.owner, s.engine, s.client, s.docs)); err != nil {
+	if s.gate, err = s.newGate(keys, peer.NewRelay(s.owners, s.client, s.docs)); err != nil {
 		return err
 	}
-	s.peers = peer.NewServer(peer.ServerOptions{Identity: s.directory.Self, Local: s.engine, Documents: s.docs, Home: s.gate,
-		Auth: auth, Refused: s.metrics.onRefused, Log: s.log})
-	s.admin = admin.New(admin.Options{Service: s.cfg.Service, Engine: s.engine, Journal: s.store, Keys: keys, NewID: s.newID, Token: s.token,
+	s.peers = peer.NewServer(peer.ServerOptions{Identity: s.directory.Self, Local: s.owners, Documents: s.docs, Home: s.gate,
+		Offered: s.offered(), Auth: auth, Refused: s.metrics.onRefused, Log: s.log})
+	s.admin = admin.New(admin.Options{Service: s.cfg.Service, Engine: s.owners, Journal: s.store, Keys: keys, NewID: s.newID, Token: s.token,
 		Ready: s.notReady, Metrics: s.metrics.handler(), TakeOver: s.takeOver(), CommitWait: s.cfg.CommitWait,
 		TimeoutDefault: s.cfg.TimeoutDefault, Log: s.log})
 	return nil
@@ -121,13 +129,14 @@ func (s *Sidecar) Run(ctx context.Context, ready func(Addresses)) error {
 	defer stop()
 
 	s.directory.Refresh(ctx) // so that the first calls find their homes
-	if err := s.engine.Start(background); err != nil {
-		return fmt.Errorf("load journal: %w", err)
+	if s.shared != nil {
+		if err := errors.Join(s.bindPeer(), s.newKeeper()); err != nil {
+			return err
+		}
 	}
-	var open []txn.State
-	s.engine.Each(func(st txn.State) { open = append(open, st) })
-	if err := s.gate.Restore(ctx, open); err != nil {
-		return fmt.Errorf("rebuild the map of calls in flight: %w", err)
+	held := s.hold(background)
+	if held != nil && (s.shared == nil || !errors.Is(held, txlog.ErrUnavailable)) {
+		return fmt.Errorf("load journal: %w", held)
 	}
 
 	// Listeners open last: a call that arrives finds everything that was durable before.
@@ -135,7 +144,11 @@ func (s *Sidecar) Run(ctx context.Context, ready func(Addresses)) error {
 		return err
 	}
 	failed := s.serve()
-	for _, loop := range []func(context.Context){s.directory.Run, s.trimLoop, s.sweepLoop, s.gaugeLoop} {
+	running := []func(context.Context){s.directory.Run, s.trimLoop, s.sweepLoop, s.gaugeLoop}
+	if s.keeper != nil {
+		running = append(running, func(ctx context.Context) { s.keepLeases(ctx, held) })
+	}
+	for _, loop := range running {
 		loops.Go(func() { loop(background) })
 	}
 	s.setNotReady()
@@ -156,8 +169,8 @@ func (s *Sidecar) Close() error {
 	if s.watch != nil {
 		errs = append(errs, s.watch.Close())
 	}
-	if s.engine != nil {
-		errs = append(errs, s.engine.Close())
+	if s.owners != nil {
+		errs = append(errs, s.owners.Close())
 	}
 	if s.caller != nil {
 		s.caller.Close()
@@ -172,6 +185,12 @@ func (s *Sidecar) Close() error {
 	if s.store != nil {
 		errs = append(errs, s.store.Close())
 	}
+	if s.shared != nil {
+		errs = append(errs, s.shared.Close())
+	}
+	if s.lock != nil {
+		errs = append(errs, s.lock.Close())
+	}
 	return errors.Join(append(errs, s.metrics.closer.Close())...)
 }
 
@@ -184,7 +203,7 @@ func (s *Sidecar) notReady() []string {
 	if err := s.store.Accepts(); err != nil {
 		reasons = append(reasons, err.Error())
 	}
-	if err := s.engine.Refusal(); err != nil {
+	if err := s.owners.Refusal(); err != nil {
 		reasons = append(reasons, err.Error())
 	}
 	return reasons

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"txmesh/policies"
+	"txmesh/txlog"
 )
 
 const meshSecret = "0123456789abcdef0123456789abcdef"
@@ -58,10 +59,13 @@ func config(t *testing.T, service, app string, policies ...string) Config {
 }
 
 // start runs a sidecar until the test ends.
-func start(t *testing.T, cfg Config) *running {
+func start(t *testing.T, cfg Config) *running { return startOn(t, nil, cfg) }
+
+// startOn runs a sidecar on a shared store, or on its own if that is nil.
+func startOn(t *testing.T, shared txlog.Shared, cfg Config) *running {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
-	s, err := New(cfg, "test", log.With("service", cfg.Service))
+	s, err := newOn(shared, cfg, "test", log.With("service", cfg.Service))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -127,7 +127,7 @@ func TestUnansweredBranchIsUndoneAfterRestart(t *testing.T) {
 	eventually(t, "both are undone", func() bool {
 		return strings.Contains(b.savings.saw(), "DELETE") && strings.Contains(b.accounts.saw(), "DELETE")
 	})
-	eventually(t, "nothing is open", func() bool { return len(at.engine.IDs()) == 0 })
+	eventually(t, "nothing is open", func() bool { return len(at.owners.IDs()) == 0 })
 	if got, want := b.savings.saw(), "POST /accounts/bob/deposits, DELETE /accounts/bob/deposits/e1"; got != want {
 		t.Errorf("savings saw %s, want %s", got, want)
 	}
@@ -371,7 +371,7 @@ func TestRowsGoWhenTheirOwnerHasFinished(t *testing.T) {
 		}
 	})
 	count := func(r *running) (n int) {
-		if err := (rows{r.store.Table("barrier")}).Each(t.Context(), func(string, []byte) bool { n++; return true }); err != nil {
+		if err := (rows{table: r.store.Table("barrier")}).Each(t.Context(), func(string, []byte) bool { n++; return true }); err != nil {
 			t.Fatal(err)
 		}
 		return n

@@ -85,7 +85,10 @@ func (s *Sidecar) loadPolicies() error {
 		return fmt.Errorf("policies:\n%w", err)
 	}
 	set := s.watch.Current()
-	if err := s.docs.keepAll(context.Background(), set); err != nil {
+	switch err := s.docs.keepAll(context.Background(), set); {
+	case errors.Is(err, txlog.ErrUnavailable):
+		s.unkept.Store(set) // nothing begins before it is
+	case err != nil:
 		return err
 	}
 	// The watcher may have been faster with a newer set.
@@ -99,14 +102,33 @@ func (s *Sidecar) loadPolicies() error {
 func (s *Sidecar) policiesChanged(set *policies.Set) {
 	if err := s.docs.keepAll(context.Background(), set); err != nil {
 		s.policiesFailed(err)
+		if errors.Is(err, txlog.ErrUnavailable) {
+			s.unkept.Store(set)
+		}
 		return
 	}
+	s.unkept.Store(nil)
 	s.set.Store(set)
 	s.metrics.reloads.Inc(1)
 	s.log.Info("policies reloaded", "starts", len(set.Starts()), "calls", len(set.Calls()))
 	for _, w := range set.Warnings() {
 		s.log.Warn("policy warning", "finding", w.String())
 	}
+}
+
+// keepPolicies puts a set in force whose documents could not be kept while the store was away.
+func (s *Sidecar) keepPolicies(ctx context.Context) error {
+	set := s.unkept.Load()
+	if set == nil {
+		return nil
+	}
+	if err := s.docs.keepAll(ctx, set); err != nil {
+		return err
+	}
+	if s.unkept.CompareAndSwap(set, nil) {
+		s.set.Store(set)
+	}
+	return nil
 }
 
 func (s *Sidecar) policiesFailed(err error) {
@@ -120,11 +142,15 @@ func (s *Sidecar) Current() *policies.Set { return s.set.Load() }
 func (s *Sidecar) wirePeers(auth *peer.Auth) error {
 	// The client asks the directory, which asks by the client.
 	s.client = peer.NewClient(auth, s.cfg.PeerTimeout, func(ctx context.Context, owner string) (string, error) {
-		return s.directory.AddressOf(ctx, owner)
+		return s.addressOf(ctx, owner)
 	})
+	var rows txlog.Table
+	if s.shared == nil { // it must start without a shared store
+		rows = s.store.Table("peers")
+	}
 	var err error
 	s.directory, err = peer.NewDirectory(context.Background(), peer.DirectoryOptions{Peers: s.cfg.Peers, Ask: s.client.Identity,
-		Names: net.DefaultResolver.LookupHost, Rows: s.store.Table("peers"), Log: s.log})
+		Names: net.DefaultResolver.LookupHost, Rows: rows, Log: s.log})
 	return err
 }
 
@@ -133,12 +159,12 @@ func (s *Sidecar) newID() txn.ID {
 	return txn.ID(s.owner + "." + ulid.MustNew(ulid.Now(), rand.Reader).String())
 }
 
-func (s *Sidecar) newEngine() (*engine.Engine, error) {
+func (s *Sidecar) newEngine(o txlog.Owner, store txlog.Store) (*engine.Engine, error) {
 	m := s.metrics
-	return engine.New(engine.Config{Store: s.store, Owner: s.store.Owner(), Caller: s.caller, Lane: s.caller.Lane, Log: s.log,
+	return engine.New(engine.Config{Store: store, Owner: o, Caller: s.caller, Lane: s.caller.Lane, Log: s.log,
 		CallTimeout: s.cfg.CallTimeout, Limits: engine.Limits{Open: s.cfg.MaxOpen, Branches: s.cfg.MaxBranches},
-		Observer: engine.Observer{Began: m.onBegun, Decided: m.onDecided, Halted: m.onHalted, Finished: s.onFinished,
-			Called: m.onCalled, Appended: m.onAppended}})
+		Observer: s.watched(o, engine.Observer{Began: m.onBegun, Decided: m.onDecided, Halted: m.onHalted, Finished: s.onFinished,
+			Called: m.onCalled, Appended: m.onAppended})})
 }
 
 func (s *Sidecar) onFinished(mode txn.Mode, end txn.Phase, age time.Duration) {
@@ -150,24 +176,19 @@ func (s *Sidecar) onFinished(mode txn.Mode, end txn.Phase, age time.Duration) {
 
 func (s *Sidecar) newGate(keys *interceptor.Keys, relay *peer.Relay) (*interceptor.Gate, error) {
 	m := s.metrics
-	return interceptor.New(interceptor.Options{Self: s.owner, Incarnation: rand.Text(), Service: s.cfg.Service, Keys: keys,
-		Coordinator: s.engine, Branches: relay, Peers: s.directory, Rows: rows{s.store.Table("barrier")},
+	barrier := rows{table: s.store.Table("barrier")}
+	var sharing interceptor.Runners
+	if s.shared != nil {
+		barrier = rows{table: s.store.Table("barrier " + s.cfg.Service), shared: true}
+		sharing = (*runners)(s)
+	}
+	return interceptor.New(interceptor.Options{Self: s.owner, Home: s.home, Incarnation: rand.Text(), Service: s.cfg.Service, Keys: keys,
+		Coordinator: s.owners, Branches: relay, Peers: s.directory, Rows: barrier, Runners: sharing,
 		App: s.app, Policies: s, Documents: s.docs, NewID: s.newID, Log: s.log, BodyMax: s.cfg.MaxBody,
 		Observe: interceptor.Observer{ContextLost: func(string) { m.lost.Inc(1) },
 			ContextAmbiguous: func(string) { m.ambiguous.Inc(1) }, ContextForged: func() { m.forged.Inc(1) },
 			CarrierOverflow: func() { m.overflow.Inc(1) }, BarrierVerdict: m.onVerdict,
 			Shadowed: func(string) { m.shadowed.Inc(1) }}})
-}
-
-// homes settles branches here or at a peer.
-type homes Sidecar
-
-// Settle implements outbound.Homes.
-func (h *homes) Settle(ctx context.Context, c interceptor.HomeCall) (interceptor.HomeReply, error) {
-	if c.Home == h.owner {
-		return h.gate.Settle(ctx, c), nil
-	}
-	return h.client.Settle(ctx, c)
 }
 
 // places says where services are called.
@@ -201,7 +222,10 @@ func (p *places) EndpointsOfHost(host string) []string {
 }
 
 // rows is the barrier's table.
-type rows struct{ table txlog.Table }
+type rows struct {
+	table  txlog.Table
+	shared bool // other replicas write it as well
+}
 
 // Load implements interceptor.Rows.
 func (r rows) Load(ctx context.Context, branch string) ([]byte, bool, error) {
@@ -213,7 +237,10 @@ func (r rows) Load(ctx context.Context, branch string) ([]byte, bool, error) {
 }
 
 // Save implements interceptor.Rows.
-func (r rows) Save(ctx context.Context, branch string, row []byte, sync bool) error {
+func (r rows) Save(ctx context.Context, branch string, old, row []byte, sync bool) error {
+	if r.shared {
+		return r.table.Swap(ctx, branch, old, row)
+	}
 	return r.table.Put(ctx, []txlog.Row{{Key: branch, Value: row}}, sync)
 }
 

@@ -14,19 +14,22 @@ var ErrChanged = errors.New("txlog: the row is not what was expected")
 // in it. All methods are safe for many goroutines.
 type Shared interface {
 	Leases
-	// As returns the store of an owner. Append and Trim are for its transactions and are refused with ErrFenced once
-	// the owner has a newer epoch than the given one; Open yields its own alone. Append refuses a Began whose id
-	// another owner has begun, with an error that wraps ErrTaken: nothing was written. History, Find and List see the
-	// transactions of all owners. Tables are those of the whole engine and not fenced: Swap guards their rows. Closing
-	// the store leaves the engine open.
+	// As returns the store of an owner. Append is for its transactions alone: it is refused with ErrFenced once the
+	// owner has a newer epoch than the given one, and with ErrTaken for a transaction of another owner. Open yields
+	// what the owner has not finished. History, Find, List and Trim see the transactions of all owners, and tables are
+	// those of the whole engine: they are not fenced, Swap guards their rows. Closing the store leaves the engine open.
 	As(o Owner) Store
 	// OwnerOf returns whose journal holds a transaction, or ErrNotFound.
 	OwnerOf(ctx context.Context, id txn.ID) (owner string, err error)
 	Close() error
 }
 
-// ErrTaken says that another owner has begun a transaction of the same id.
-var ErrTaken = errors.New("txlog: another owner has begun a transaction of this id")
+// Errors of shared engines that callers branch on.
+var (
+	ErrTaken       = errors.New("txlog: another owner has begun a transaction of this id") // nothing was written
+	ErrUnfinished  = errors.New("txlog: the owner has unfinished transactions")
+	ErrUnavailable = errors.New("txlog: the store does not answer")
+)
 
 // Leases says which sidecar holds which owner's journal. Time is no part of it: a holder renews its lease again and
 // again, and who watches judges by a clock of its own for how long the beat has stood still. A wrong judgement costs
@@ -40,8 +43,8 @@ type Leases interface {
 	// Release says that nobody holds the journal any more, so that the next need not wait; ErrFenced when the owner
 	// has another epoch.
 	Release(ctx context.Context, o Owner) error
-	// Retire forgets an owner that has no unfinished transaction; ErrFenced when it has another epoch. Epochs go on
-	// growing should it ever be claimed again.
+	// Retire forgets an owner that has no unfinished transaction, else ErrUnfinished; ErrFenced when it has another
+	// epoch. Epochs go on growing should it ever be claimed again.
 	Retire(ctx context.Context, o Owner) error
 	// Lease returns one lease, or ErrNotFound.
 	Lease(ctx context.Context, owner string) (Lease, error)

@@ -93,6 +93,9 @@ func write(w http.ResponseWriter, f fault) {
 	if f.Tx != "" {
 		w.Header().Set(interceptor.HeaderID, string(f.Tx))
 	}
+	if f.Status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", "1")
+	}
 	w.WriteHeader(f.Status)
 	// A client that went away cannot be told.
 	_, _ = w.Write(append(body, '\n'))

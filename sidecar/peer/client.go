@@ -78,8 +78,21 @@ func (c *Client) Returned(ctx context.Context, owner string, id txn.ID, e txn.Re
 
 // Settle has a branch settled at its home, within the context's deadline.
 func (c *Client) Settle(ctx context.Context, call interceptor.HomeCall) (interceptor.HomeReply, error) {
+	address, err := c.address(ctx, call.Home)
+	if err != nil {
+		return interceptor.HomeReply{}, err
+	}
+	return c.SettleAt(ctx, address, call)
+}
+
+// SettleAt is Settle by the sidecar whose peer port is at address: one of those that share the home.
+func (c *Client) SettleAt(ctx context.Context, address string, call interceptor.HomeCall) (interceptor.HomeReply, error) {
+	body, err := json.Marshal(settleToWire(call))
+	if err != nil {
+		return interceptor.HomeReply{}, fmt.Errorf("encode message for %s: %w", address, err)
+	}
 	var r wireSettled
-	err := c.post(ctx, call.Home, "/v1/settle", settleToWire(call), &r)
+	err = c.ask(ctx, "POST", address, "/v1/settle", body, &r)
 	return settledFromWire(r), err
 }
 

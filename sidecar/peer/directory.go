@@ -19,7 +19,7 @@ type DirectoryOptions struct {
 	Peers []string                                                         // host:port of their peer ports
 	Ask   func(ctx context.Context, address string) (Identity, error)      // Client.Identity
 	Names func(ctx context.Context, host string) (addrs []string, _ error) // net.Resolver.LookupHost
-	Rows  txlog.Table                                                      // remembers peers over a restart of both sides
+	Rows  txlog.Table                                                      // remembers peers over a restart of both sides; nil: nothing does
 	Every time.Duration                                                    // between rounds; 0: 5 s
 	Now   func() time.Time                                                 // nil: time.Now
 	Log   *slog.Logger
@@ -34,7 +34,7 @@ type Directory struct {
 	self     Identity
 	learned  map[string]learned // by configured peer
 	owners   map[string]string  // owner -> configured peer
-	inbounds map[string]string  // inbound endpoint -> owner
+	inbounds map[string]string  // inbound endpoint -> home
 	round    chan struct{}      // closed when the running round ends; nil: none runs
 	ended    time.Time          // of the last round
 	fresh    map[string]bool    // peers that answered in it
@@ -63,6 +63,10 @@ func NewDirectory(ctx context.Context, opt DirectoryOptions) (*Directory, error)
 	configured := make(map[string]bool, len(opt.Peers))
 	for _, p := range opt.Peers {
 		configured[p] = true
+	}
+	if opt.Rows == nil {
+		d.index()
+		return d, nil
 	}
 	for row, err := range opt.Rows.Scan(ctx, "") {
 		if err != nil {
@@ -107,7 +111,7 @@ func (d *Directory) Run(ctx context.Context) {
 	}
 }
 
-// HomeOf returns the owner that listens on an inbound endpoint, "" if none does. While some peer has never answered,
+// HomeOf returns where the sidecar that listens on an inbound endpoint keeps its barrier's rows, "" if none does. While some peer has never answered,
 // an unknown endpoint costs one round of asking, shared by all who wait, a second at most, and may be that peer's
 // after all: then it returns false.
 func (d *Directory) HomeOf(endpoint string) (string, bool) {
@@ -163,6 +167,24 @@ func (d *Directory) EndpointsOf(service string) []string {
 	return out
 }
 
+// AddressesOf returns the peer ports of the other sidecars that share a home, those first that answered in the last
+// round.
+func (d *Directory) AddressesOf(home string) []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var fresh, silent []string
+	for _, p := range d.opt.Peers {
+		switch l, ok := d.learned[p]; {
+		case !ok || l.Identity.home() != home || l.Identity.Owner == d.self.Owner:
+		case d.fresh[p]:
+			fresh = append(fresh, p)
+		default:
+			silent = append(silent, p)
+		}
+	}
+	return append(fresh, silent...)
+}
+
 // Unanswered lists the configured peers that did not answer in the last round.
 func (d *Directory) Unanswered() []string {
 	d.mu.Lock()
@@ -182,8 +204,8 @@ func (d *Directory) Unanswered() []string {
 func (d *Directory) lookUp(ctx context.Context, exists bool, find func() (string, bool)) (string, bool) {
 	d.mu.Lock()
 	v, ok := find()
-	complete := d.complete()
-	pause := pauseMin - d.opt.Now().Sub(d.ended)
+	complete, ended := d.complete(), d.ended
+	pause := pauseMin - d.opt.Now().Sub(ended)
 	d.mu.Unlock()
 	if ok || complete || pause > 0 && !exists {
 		return v, ok
@@ -197,7 +219,12 @@ func (d *Directory) lookUp(ctx context.Context, exists bool, find func() (string
 			return v, ok
 		}
 	}
-	d.Refresh(ctx)
+	d.mu.Lock()
+	asked := d.ended != ended // by another look-up, since this one has looked
+	d.mu.Unlock()
+	if !asked {
+		d.Refresh(ctx)
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return find()
@@ -313,11 +340,11 @@ func (d *Directory) index() {
 		}
 		d.owners[l.Identity.Owner] = p
 		for _, a := range l.Aliases {
-			d.inbounds[a] = l.Identity.Owner
+			d.inbounds[a] = l.Identity.home()
 		}
 	}
 	if d.self.Owner != "" && d.self.Inbound != "" {
-		d.inbounds[d.self.Inbound] = d.self.Owner
+		d.inbounds[d.self.Inbound] = d.self.home()
 	}
 }
 
@@ -331,7 +358,7 @@ func (d *Directory) remember(ctx context.Context, changed map[string]learned) {
 		}
 		rows = append(rows, txlog.Row{Key: p, Value: value})
 	}
-	if len(rows) == 0 {
+	if len(rows) == 0 || d.opt.Rows == nil {
 		return
 	}
 	if err := d.opt.Rows.Put(ctx, rows, false); err != nil && !errors.Is(err, context.Canceled) {

@@ -12,6 +12,8 @@
 //	POST /v1/returned {tx, branch, op, outcome, ..} -> {}
 //	POST /v1/settle   {home, branch, op, ...}       -> {outcome, reply, by_query, cause}
 //	POST /v1/status   {ids}                         -> {phases: {id: phase or "unknown"}}
+//	POST /v1/do       {owner, tx, kind, event}      -> {}   to who holds the owner's journal in a shared store
+//	POST /v1/offer    {owner, epoch}                -> {}   the journal was released for who is told
 //
 // A refusal is {code, text} under a status of 4xx or 5xx; the codes are decided, conflict, unknown, document, busy,
 // misdirected, malformed, unauthorized and failed. "document" asks for the same enlist with the policy document in it.
@@ -43,11 +45,22 @@ type Identity struct {
 	Owner       string `json:"owner"`
 	Incarnation string `json:"incarnation"` // new with every start of the process
 	Service     string `json:"service"`
-	Inbound     string `json:"inbound"` // host:port; an unspecified host stands for that of the peer port
+	Inbound     string `json:"inbound"`        // host:port; an unspecified host stands for that of the peer port
+	Home        string `json:"home,omitempty"` // where its barrier's rows live; empty: with the owner
 }
 
-// Local is the engine of this sidecar, as far as peers may use it.
+// home is where the barrier's rows of this sidecar live.
+func (i Identity) home() string {
+	if i.Home != "" {
+		return i.Home
+	}
+	return i.Owner
+}
+
+// Local is what runs the journals that this sidecar holds, as far as peers may use it.
 type Local interface {
+	// Holds reports whether the journal of an owner is run here.
+	Holds(owner string) bool
 	Do(ctx context.Context, id txn.ID, e txn.Event) (txn.State, error)
 	// Post feeds an event without waiting; a later Do of the same transaction does not overtake it.
 	Post(id txn.ID, e txn.Event)

@@ -65,6 +65,14 @@ func (silent) Call(context.Context, txn.Call) (txn.Outcome, []byte, string) {
 	return txn.Unknown, nil, ""
 }
 
+// held is the journal of one owner.
+type held struct {
+	*engine.Engine
+	owner string
+}
+
+func (h held) Holds(owner string) bool { return owner == h.owner }
+
 // mesh is an owner A with a peer port, and a relay at B that reaches it.
 type mesh struct {
 	t       *testing.T
@@ -91,15 +99,17 @@ func newMesh(t *testing.T) *mesh {
 		t.Fatal(err)
 	}
 	auth := newTestAuth(t, secret, m.clock)
-	m.server = NewServer(ServerOptions{Identity: func() Identity { return Identity{ownerA, "1", "bank/a", "10.0.0.1:1"} },
-		Local: m.engine, Documents: m.docsA, Auth: auth, Log: slog.New(slog.DiscardHandler),
+	m.server = NewServer(ServerOptions{Identity: func() Identity {
+		return Identity{Owner: ownerA, Incarnation: "1", Service: "bank/a", Inbound: "10.0.0.1:1"}
+	},
+		Local: held{m.engine, ownerA}, Documents: m.docsA, Auth: auth, Log: slog.New(slog.DiscardHandler),
 		Home:    homeFunc(func(c interceptor.HomeCall) interceptor.HomeReply { return m.home(c) }),
 		Refused: func(cause string) { m.refused = append(m.refused, cause) }})
 	m.http = httptest.NewServer(m.server)
 	m.client = NewClient(newTestAuth(t, secret, m.clock), 10*time.Second, func(_ context.Context, owner string) (string, error) {
 		return m.http.Listener.Addr().String(), nil
 	})
-	m.relay = NewRelay(ownerB, nil, m.client, m.docsB)
+	m.relay = NewRelay(held{owner: ownerB}, m.client, m.docsB)
 	t.Cleanup(func() {
 		m.client.Close()
 		m.http.Close()
@@ -176,7 +186,7 @@ func TestEnlistOutlivesItsClient(t *testing.T) {
 	m.begin(ownerA + ".1")
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
-	for i, r := range []*Relay{NewRelay(ownerA, m.engine, nil, m.docsA), m.relay} {
+	for i, r := range []*Relay{NewRelay(held{m.engine, ownerA}, nil, m.docsA), m.relay} {
 		want := interceptor.Placed{Branch: strconv.Itoa(i)}
 		got, err := r.Enlist(gone, ownerA+".1", txn.Enlist{Branch: txn.Branch{Key: want.Branch}, Calling: true})
 		if err != nil || got != want {
@@ -220,9 +230,9 @@ func TestRefusalsKeepTheirMeaning(t *testing.T) {
 	}{
 		{"conflict", enlist(ownerA+".1", txn.Branch{Key: "k", Name: "b"}), txn.ErrConflict, "repeated with other content"},
 		{"unknown transaction", enlist(ownerA+".2", txn.Branch{Key: "k"}), txn.ErrUnknown, "no such transaction"},
-		{"another owner", enlist("CCCCCCCCCCCCC.1", txn.Branch{Key: "k"}), ErrMisdirected, "transaction CCCCCCCCCCCCC.1 was sent to owner " + ownerA},
+		{"another owner", enlist("CCCCCCCCCCCCC.1", txn.Branch{Key: "k"}), ErrMisdirected, "transaction CCCCCCCCCCCCC.1 was sent to sidecar " + ownerA},
 		{"document that nobody has", enlist(ownerA+".1", txn.Branch{Key: "x", Note: note("none")}), ErrDocument, "policy document none"},
-		{"answer to another owner", m.relay.Returned(t.Context(), "CCCCCCCCCCCCC.1", txn.Returned{}, true), ErrMisdirected, "was sent to owner"},
+		{"answer to another owner", m.relay.Returned(t.Context(), "CCCCCCCCCCCCC.1", txn.Returned{}, true), ErrMisdirected, "does not hold the journal of CCCCCCCCCCCCC"},
 	} {
 		if !errors.Is(tt.err, tt.want) || !strings.Contains(tt.err.Error(), tt.text) {
 			t.Errorf("%s = %v, want %v with %q", tt.name, tt.err, tt.want, tt.text)
@@ -398,7 +408,7 @@ func TestOnlyBrokenConnectionsAreTriedAgainOnce(t *testing.T) {
 	} {
 		for _, kind := range []string{"Enlist", "Returned"} {
 			b := &breaking{fails: tt.fails, err: tt.err}
-			r := NewRelay(ownerB, nil, b, &documents{})
+			r := NewRelay(held{owner: ownerB}, b, &documents{})
 			var err error
 			if kind == "Enlist" {
 				_, err = r.Enlist(t.Context(), ownerA+".1", txn.Enlist{Branch: txn.Branch{Key: "k"}})

@@ -20,7 +20,6 @@ type Transport interface {
 // Relay brings Enlist and Returned to the owner of a transaction: to the engine of this sidecar or one hop away. It
 // implements interceptor.Branches, starts no goroutine and reads no clock. It is safe for many goroutines.
 type Relay struct {
-	own  string
 	l    Local
 	t    Transport
 	docs Documents
@@ -31,9 +30,9 @@ type Relay struct {
 
 type sentKey struct{ owner, hash string }
 
-// NewRelay returns the relay of the sidecar with this owner id.
-func NewRelay(own string, l Local, t Transport, docs Documents) *Relay {
-	return &Relay{own: own, l: l, t: t, docs: docs, sent: map[sentKey]bool{}}
+// NewRelay returns the relay of a sidecar.
+func NewRelay(l Local, t Transport, docs Documents) *Relay {
+	return &Relay{l: l, t: t, docs: docs, sent: map[sentKey]bool{}}
 }
 
 // triesMax counts the first try. A repeat is for a connection that broke: whoever is down stays so for longer.
@@ -45,7 +44,7 @@ const triesMax = 2
 func (r *Relay) Enlist(ctx context.Context, id txn.ID, e txn.Enlist) (interceptor.Placed, error) {
 	ctx = context.WithoutCancel(ctx)
 	owner := interceptor.OwnerOf(id)
-	if owner == r.own {
+	if r.l.Holds(owner) {
 		return enlist(ctx, r.l, id, e)
 	}
 	if e.Branch.Key == "" && e.Branch.ID == "" {
@@ -107,7 +106,7 @@ func (r *Relay) noteSent(owner, hash string) {
 // it in its queue, where no later event of this sidecar overtakes it. Repeating it is harmless.
 func (r *Relay) Returned(ctx context.Context, id txn.ID, e txn.Returned, durable bool) error {
 	owner := interceptor.OwnerOf(id)
-	if owner == r.own {
+	if r.l.Holds(owner) {
 		return returned(ctx, r.l, id, e, durable)
 	}
 	for try := 1; ; try++ {

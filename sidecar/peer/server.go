@@ -24,6 +24,7 @@ type ServerOptions struct {
 	Local     Local
 	Documents Documents
 	Home      Home
+	Offered   func(owner string, epoch uint64) // nil: the store is not shared
 	Auth      *Auth
 	Refused   func(cause string)
 	Log       *slog.Logger
@@ -43,6 +44,8 @@ func NewServer(opt ServerOptions) *Server {
 	s.mux.HandleFunc("POST /v1/returned", s.serve(s.returned))
 	s.mux.HandleFunc("POST /v1/settle", s.serve(s.settle))
 	s.mux.HandleFunc("POST /v1/status", s.serve(s.status))
+	s.mux.HandleFunc("POST /v1/do", s.serve(s.do))
+	s.mux.HandleFunc("POST /v1/offer", s.serve(s.offer))
 	return s
 }
 
@@ -121,10 +124,14 @@ func read(body []byte, v any) error {
 func (s *Server) identity(context.Context, []byte) (any, error) { return s.opt.Identity(), nil }
 
 func (s *Server) mine(id txn.ID) error {
-	if own := s.opt.Identity().Owner; interceptor.OwnerOf(id) != own {
-		return fmt.Errorf("transaction %s was sent to owner %s: %w", id, own, ErrMisdirected)
+	if s.opt.Local.Holds(interceptor.OwnerOf(id)) {
+		return nil
 	}
-	return nil
+	return s.misdirected(id, interceptor.OwnerOf(id))
+}
+
+func (s *Server) misdirected(id txn.ID, owner string) error {
+	return fmt.Errorf("transaction %s was sent to sidecar %s, which does not hold the journal of %s: %w", id, s.opt.Identity().Owner, owner, ErrMisdirected)
 }
 
 func (s *Server) enlist(ctx context.Context, body []byte) (any, error) {
@@ -185,7 +192,7 @@ func (s *Server) settle(ctx context.Context, body []byte) (any, error) {
 	if err := read(body, &w); err != nil {
 		return nil, err
 	}
-	if own := s.opt.Identity().Owner; w.Home != own {
+	if own := s.opt.Identity().home(); w.Home != own {
 		return nil, fmt.Errorf("branch %s of home %s was sent to %s: %w", w.Branch, w.Home, own, ErrMisdirected)
 	}
 	return settledToWire(s.opt.Home.Settle(ctx, settleFromWire(w))), nil

@@ -42,6 +42,7 @@ func arrows() []arrow {
 		{from: "interceptor/*", to: []string{"txn", "interceptor"}},
 		{from: "sidecar/xds", to: []string{"policies", "sidecar/xds/envoy"}},
 		{from: "sidecar/xds/envoy"}, // generated
+		{from: "sidecar/takeover", to: []string{"txlog"}},
 		{from: "sidecar/*", to: []string{"txn", "txn/barrier", "txlog", "policies", "interceptor", "sidecar/engine"}},
 		{from: "controlplane/*", to: []string{"txn", "policies"}},
 		// Level 4: assembly. The two sides share policies and txn, nothing else.

@@ -30,6 +30,7 @@ const readyMax = 60 * time.Second
 
 // Set starts each database when it is first asked for. TestMain closes it after the tests. The zero value is ready.
 type Set struct {
+	Durable bool       // commits reach the disk, as is the databases' default; else they are quick
 	mu      sync.Mutex // guards running
 	running map[string]*server
 }
@@ -38,6 +39,7 @@ type Set struct {
 type server struct {
 	address string // host:port
 	dir     string
+	args    []string
 	cmd     *exec.Cmd
 	exited  chan struct{} // closed when the process is gone
 	err     error
@@ -46,13 +48,13 @@ type server struct {
 // MariaDB returns the data source name, for the driver mysql, of the empty database test. The user is root.
 func (s *Set) MariaDB(tb testing.TB) string {
 	tb.Helper()
-	return "root@tcp(" + s.address(tb, mariaDB()) + ")/test?parseTime=true"
+	return "root@tcp(" + s.address(tb, mariaDB(s.Durable)) + ")/test?parseTime=true"
 }
 
 // Postgres returns the data source name, for the driver pgx, of the empty database postgres. The user is postgres.
 func (s *Set) Postgres(tb testing.TB) string {
 	tb.Helper()
-	return "postgres://postgres@" + s.address(tb, postgres()) + "/postgres?sslmode=disable"
+	return "postgres://postgres@" + s.address(tb, postgres(s.Durable)) + "/postgres?sslmode=disable"
 }
 
 // Redis returns the host:port of an empty Redis.
@@ -155,28 +157,34 @@ func startOnce(k kind, bin []string) *server {
 		return db
 	}
 	db.address = "127.0.0.1:" + port
-	log, err := os.Create(db.dir + "/log")
+	db.args = k.serve(bin, db.dir, port)
+	db.err = db.run(k)
+	return db
+}
+
+// run starts the process, for the first time or again, and waits until it answers.
+func (db *server) run(k kind) error {
+	log, err := os.OpenFile(db.dir+"/log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
-		db.err = err
-		return db
+		return err
 	}
 	defer log.Close()
-	db.cmd = command(k.serve(bin, db.dir, port), db.dir)
-	db.cmd.Stdout, db.cmd.Stderr = log, log
-	if db.err = db.cmd.Start(); db.err != nil {
-		db.cmd = nil
-		return db
+	cmd := command(db.args, db.dir)
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		return err
 	}
-	db.exited = make(chan struct{})
+	exited := make(chan struct{})
+	db.cmd, db.exited = cmd, exited
 	go func() {
-		defer close(db.exited)
-		_ = db.cmd.Wait() // it is killed in the end, which is an error here
+		defer close(exited)
+		_ = cmd.Wait() // it is killed in the end, which is an error here
 	}()
 	if err := db.await(k); err != nil {
 		text, _ := os.ReadFile(db.dir + "/log") // without it, the error alone must do
-		db.err = fmt.Errorf("start %s: %w\n%s", k.name, err, text)
+		return fmt.Errorf("start %s: %w\n%s", k.name, err, text)
 	}
-	return db
+	return nil
 }
 
 // await returns when the database answers.
@@ -260,15 +268,19 @@ func freePort() (string, error) {
 	return port, errors.Join(err, l.Close())
 }
 
-func mariaDB() kind {
+func mariaDB(durable bool) kind {
+	quick := []string{"--skip-log-bin", "--innodb-flush-log-at-trx-commit=0"}
+	if durable {
+		quick = nil
+	}
 	return kind{
 		name: "MariaDB", pkg: "mariadb-server-core mariadb-client-core", binaries: []string{"mariadbd", "mariadb-install-db", "my_print_defaults"},
 		prepare: func(bin []string, dir string) []string {
 			return []string{bin[1], "--no-defaults", "--datadir=" + dir + "/data", "--auth-root-authentication-method=normal"}
 		},
 		serve: func(bin []string, dir, port string) []string {
-			return []string{bin[0], "--no-defaults", "--datadir=" + dir + "/data", "--bind-address=127.0.0.1", "--port=" + port, "--socket=" + dir + "/socket",
-				"--pid-file=" + dir + "/pid", "--skip-log-bin", "--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=32M"}
+			return append([]string{bin[0], "--no-defaults", "--datadir=" + dir + "/data", "--bind-address=127.0.0.1", "--port=" + port, "--socket=" + dir + "/socket",
+				"--pid-file=" + dir + "/pid", "--innodb-buffer-pool-size=32M"}, quick...)
 		},
 		ping: func(ctx context.Context, address string) error {
 			return ping(ctx, "mysql", "root@tcp("+address+")/test")
@@ -276,14 +288,18 @@ func mariaDB() kind {
 	}
 }
 
-func postgres() kind {
+func postgres(durable bool) kind {
+	quick := []string{"-c", "fsync=off"}
+	if durable {
+		quick = nil
+	}
 	return kind{
 		name: "PostgreSQL", pkg: "postgresql", binaries: []string{"postgres", "initdb"},
 		prepare: func(bin []string, dir string) []string {
 			return []string{bin[1], "--pgdata=" + dir + "/data", "--username=postgres", "--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C"}
 		},
 		serve: func(bin []string, dir, port string) []string {
-			return []string{bin[0], "-D", dir + "/data", "-h", "127.0.0.1", "-p", port, "-k", dir, "-c", "fsync=off", "-c", "max_prepared_transactions=64"}
+			return append([]string{bin[0], "-D", dir + "/data", "-h", "127.0.0.1", "-p", port, "-k", dir, "-c", "max_prepared_transactions=64"}, quick...)
 		},
 		ping: func(ctx context.Context, address string) error {
 			return ping(ctx, "pgx", "postgres://postgres@"+address+"/postgres?sslmode=disable")

@@ -96,7 +96,7 @@ func TestQueryFindsALostAnswer(t *testing.T) {
 	s := newShop(t)
 	p := s.shop.later("/orders", order{Ignore: true, Calls: []step{s.shop.calling("third", "/none", order{Ref: "r1", Hold: "go"})}}.json())
 	s.third.does("POST /none 201")
-	s.third.service.kill()
+	s.third.service.Kill()
 	s.must(s.third.startService())
 	r, err := p.wait(t)
 	if err != nil || r.status != 201 || r.header.Get("Tx-Status") != "committed" {
@@ -128,7 +128,7 @@ func TestQueryFindsNothing(t *testing.T) {
 	s := newShop(t)
 	p := s.shop.later("/orders", order{Calls: []step{s.shop.calling("third", "/none", order{Ref: "r1", Wait: "never"})}}.json())
 	s.third.waits("never")
-	s.third.service.kill()
+	s.third.service.Kill()
 	s.must(s.third.startService())
 	r, err := p.wait(t)
 	if err != nil || r.status != 502 || r.header.Get("Tx-Status") != "aborted" {
@@ -194,7 +194,7 @@ func TestReservationIsConfirmedAfterKill(t *testing.T) {
 		t.Fatalf("order = %d %s %v, want 201 committing", r.status, r.body, r.header)
 	}
 	s.eventually("a confirm was turned away", func() (bool, string) { return strings.Contains(s.stock.did(), "PUT /reserve/e1 503"), s.stock.did() })
-	s.shop.sidecar.kill()
+	s.shop.sidecar.Kill()
 	s.stock.override(`{}`)
 	s.must(s.shop.startSidecar())
 	s.ended("committed")
@@ -210,8 +210,8 @@ func TestReservationIsCancelledAfterKill(t *testing.T) {
 	s.stock.override(`{"DELETE":{"status":503}}`)
 	p := s.shop.later("/orders", order{Calls: []step{s.shop.calling("stock", "/reserve", order{})}, Status: 422}.json())
 	s.eventually("a cancel was turned away", func() (bool, string) { return strings.Contains(s.stock.did(), "DELETE /reserve/e1 503"), s.stock.did() })
-	s.shop.sidecar.kill()
-	s.stock.sidecar.kill()
+	s.shop.sidecar.Kill()
+	s.stock.sidecar.Kill()
 	s.stock.override(`{}`)
 	s.must(s.shop.startSidecar())
 	s.must(s.stock.startSidecar())
@@ -238,12 +238,12 @@ func TestHeldCallIsDeliveredAfterKill(t *testing.T) {
 	if e := s.third.effects()[0]; e.Op != "deliver" || e.Body != `{"ref":"m1","body":{}}` && e.Body != `{"ref":"m1"}` {
 		t.Errorf("delivery = %+v, want the body as the application sent it", e)
 	}
-	s.shop.sidecar.kill()
+	s.shop.sidecar.Kill()
 	s.third.override(`{}`)
-	s.third.service.kill() // ... which has kept the refused tries by their key
+	s.third.service.Kill() // ... which has kept the refused tries by their key
 	s.must(s.shop.startSidecar())
 	s.eventually("the delivery is still owed", func() (bool, string) { x, err := s.shop.open(); return len(x) == 1, errText(err) })
-	s.third.service.args = s.third.service.args[:len(s.third.service.args)-1] // no --keyed
+	s.third.service.Args = s.third.service.Args[:len(s.third.service.Args)-1] // no --keyed
 	s.must(s.third.startService())
 	s.ended("committed")
 	if did := s.third.did(); strings.Count(did, "POST /mails 201") != 1 {
@@ -346,7 +346,7 @@ func TestUnclearAnswerAtABarrier(t *testing.T) {
 func TestCallOfAServiceThatIsDownIsAbsent(t *testing.T) {
 	t.Parallel()
 	s := newShop(t)
-	s.stock.service.kill()
+	s.stock.service.Kill()
 	r := s.shop.root("/orders", order{Calls: []step{s.shop.calling("stock", "/proxy", order{})}}.json())
 	if r.status != 503 || r.header.Get("Tx-Status") != "aborted" {
 		t.Errorf("order = %d %s %v, want 503 aborted", r.status, r.body, r.header)

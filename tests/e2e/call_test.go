@@ -80,7 +80,7 @@ func TestUndoWaitsForItsHome(t *testing.T) {
 	s := newShop(t)
 	p := s.shop.later("/orders", order{Calls: []step{s.shop.calling("stock", "/proxy", order{})}, Hold: "go"}.json())
 	s.shop.does("POST /orders 201")
-	s.stock.sidecar.kill()
+	s.stock.sidecar.Kill()
 	s.shop.crash()
 	if _, err := p.wait(t); err == nil {
 		t.Error("the client was answered by a killed sidecar")

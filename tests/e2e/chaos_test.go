@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"txmesh/tests/processes"
 )
 
 // storm is how hard the chaos test is. TXMESH_E2E=full asks for the full one, TXMESH_E2E=10m for one of that length.
@@ -96,7 +98,7 @@ func TestNothingIsLostUnderKill9(t *testing.T) {
 	}
 	m := newBank(t, strings.Join(append(accounts, "poor=0"), ","), strings.Join(append(savings, "closed=closed"), ","))
 	for _, name := range []string{"accounts", "savings"} { // so that kills meet calls in flight
-		m.nodes[name].service.args = append(m.nodes[name].service.args, "--delay", "20ms")
+		m.nodes[name].service.Args = append(m.nodes[name].service.Args, "--delay", "20ms")
 	}
 	m.start()
 	c := &chaos{storm: s, m: m, began: time.Now(), killed: make(chan struct{}), struck: map[string]int{}, down: map[string]time.Duration{}}
@@ -202,7 +204,7 @@ func (c *chaos) fail(err error) {
 
 // victim is a process that may be killed.
 type victim struct {
-	p     *process
+	p     *processes.Process
 	again func() error
 }
 
@@ -244,7 +246,7 @@ func (c *chaos) kill() {
 func (c *chaos) strike(together []victim) error {
 	dead := time.Now()
 	for _, v := range together {
-		v.p.kill()
+		v.p.Kill()
 	}
 	errs := make([]error, len(together))
 	var all sync.WaitGroup
@@ -253,8 +255,8 @@ func (c *chaos) strike(together []victim) error {
 			errs[i] = v.again()
 			c.mu.Lock()
 			defer c.mu.Unlock()
-			c.struck[v.p.name]++
-			c.down[v.p.name] = max(c.down[v.p.name], time.Since(dead))
+			c.struck[v.p.Name]++
+			c.down[v.p.Name] = max(c.down[v.p.Name], time.Since(dead))
 		})
 	}
 	all.Wait()
@@ -337,9 +339,9 @@ func (c *chaos) check(before int64) {
 		t.Errorf("%.1f %% of the transfers committed, want at least %.0f %%", part*100, c.committing*100)
 	}
 	for _, n := range c.m.order {
-		for _, p := range []*process{n.service, n.sidecar} {
-			if c.struck[p.name] < c.killsEach {
-				t.Errorf("%s was killed %d times, want at least %d", p.name, c.struck[p.name], c.killsEach)
+		for _, p := range []*processes.Process{n.service, n.sidecar} {
+			if c.struck[p.Name] < c.killsEach {
+				t.Errorf("%s was killed %d times, want at least %d", p.Name, c.struck[p.Name], c.killsEach)
 			}
 		}
 	}

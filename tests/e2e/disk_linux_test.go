@@ -21,7 +21,7 @@ func (n *node) smallDisk(size string) {
 		t.Skipf("this machine does not let root mount a tmpfs (%v); the same with a faked statfs is in txlog/badger", err)
 	}
 	t.Cleanup(func() {
-		n.sidecar.kill()
+		n.sidecar.Kill()
 		if err := syscall.Unmount(n.journal(), 0); err != nil {
 			t.Error(err)
 		}

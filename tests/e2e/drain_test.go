@@ -16,7 +16,7 @@ func TestSIGTERMFinishesOpenWork(t *testing.T) {
 	if r := s.shop.admin("GET", "/readyz", ""); r.status != 200 || strings.TrimSpace(r.body) != `{"status":"ready"}` {
 		t.Errorf("readyz = %d %s, want ready", r.status, r.body)
 	}
-	s.shop.sidecar.term()
+	s.shop.sidecar.Term()
 	s.eventually("readiness flips", func() (bool, string) {
 		r, err := s.shop.ask("GET", "/readyz", "")
 		return err == nil && r.status == 503 && strings.Contains(r.body, `"detail":"draining"`), r.body + errText(err)
@@ -33,12 +33,12 @@ func TestSIGTERMFinishesOpenWork(t *testing.T) {
 	if err != nil || r.status != 201 || r.header.Get("Tx-Status") != "committed" {
 		t.Errorf("order = %d %s %v, want 201 committed", r.status, r.body, err)
 	}
-	if !s.shop.sidecar.running() {
+	if !s.shop.sidecar.Running() {
 		t.Fatal("the sidecar has ended before its application")
 	}
-	s.shop.service.kill()
-	if code, err := s.shop.sidecar.end(10 * time.Second); err != nil || code != 0 {
-		t.Errorf("exit status = %d %v, want 0\n%s", code, err, s.shop.sidecar.tail())
+	s.shop.service.Kill()
+	if code, err := s.shop.sidecar.End(10 * time.Second); err != nil || code != 0 {
+		t.Errorf("exit status = %d %v, want 0\n%s", code, err, s.shop.sidecar.Tail())
 	}
 }
 
@@ -51,8 +51,8 @@ func TestSIGTERMNamesWhatIsLeftOpen(t *testing.T) {
 	p := s.shop.later("/orders", order{Calls: []step{s.shop.calling("stock", "/proxy", order{})}, Status: 422}.json())
 	x := s.shop.only()
 	s.eventually("an undo was turned away", func() (bool, string) { return strings.Contains(s.stock.did(), "DELETE"), s.stock.did() })
-	s.shop.sidecar.term()
-	code, err := s.shop.sidecar.end(20 * time.Second)
+	s.shop.sidecar.Term()
+	code, err := s.shop.sidecar.End(20 * time.Second)
 	if err != nil || code != 1 {
 		t.Errorf("exit status = %d %v, want 1", code, err)
 	}
@@ -61,7 +61,7 @@ func TestSIGTERMNamesWhatIsLeftOpen(t *testing.T) {
 		t.Errorf("the client got %d %s", r.status, r.body)
 	}
 	want := "\nstopped with 1 transactions open; start again on the same data directory to end them: " + x.ID + "\n"
-	if said := s.shop.sidecar.output(); !strings.Contains(said, want) {
+	if said := s.shop.sidecar.Output(); !strings.Contains(said, want) {
 		t.Errorf("it said %q, want %q", said, want)
 	}
 	s.stock.override(`{}`)
@@ -76,13 +76,13 @@ func TestSIGTERMNamesWhatIsLeftOpen(t *testing.T) {
 func TestSecondSIGTERMEndsAtOnce(t *testing.T) {
 	t.Parallel()
 	s := newShop(t, "--grace-period", "10m")
-	s.shop.sidecar.term()
+	s.shop.sidecar.Term()
 	s.eventually("it drains", func() (bool, string) {
 		r, err := s.shop.ask("GET", "/readyz", "")
 		return err == nil && r.status == 503, fmt.Sprint(r.status, err)
 	})
-	s.shop.sidecar.term()
-	if _, err := s.shop.sidecar.end(5 * time.Second); err != nil {
+	s.shop.sidecar.Term()
+	if _, err := s.shop.sidecar.End(5 * time.Second); err != nil {
 		t.Error(err)
 	}
 	s.must(s.shop.startSidecar())

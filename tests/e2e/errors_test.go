@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"txmesh/tests/processes"
 )
 
 var rewrite = flag.Bool("rewrite", false, "write the golden files anew")
@@ -92,10 +94,10 @@ func TestRefusalsOnTheWire(t *testing.T) {
 		s.call("POST", third+"/database", `{"ref":"1"}`, in("Idempotency-Key", `"same"`)...)
 		return s.call("POST", third+"/database", `{"ref":"2"}`, in("Idempotency-Key", `"same"`)...)
 	}())
-	s.third.service.kill()
+	s.third.service.Kill()
 	show("untagged call of a service that is down", s.call("GET", third+"/", ""))
 	show("branch at a service that is down", s.call("POST", third+"/database", `{"ref":"3"}`, in()...))
-	s.shop.service.kill()
+	s.shop.service.Kill()
 	show("root whose service is down", s.shop.root("/orders", "{}"))
 	golden(t, "wire", b.String())
 }
@@ -158,19 +160,19 @@ func TestRefusalsOfTheAPI(t *testing.T) {
 // refused runs a sidecar that must not start, and gives what it says.
 func (n *node) refused(args ...string) string {
 	n.m.t.Helper()
-	p := &process{name: "sidecar", path: n.m.bin.sidecar(), args: args, log: filepath.Join(n.m.dir, "refused.log")}
-	if err := os.RemoveAll(p.log); err != nil {
+	p := &processes.Process{Name: "sidecar", Path: n.m.bin.sidecar(), Args: args, Log: filepath.Join(n.m.dir, "refused.log")}
+	if err := os.RemoveAll(p.Log); err != nil {
 		n.m.t.Fatal(err)
 	}
 	var ready struct{ Ready bool }
-	if err := p.start(&ready); err == nil {
-		p.kill()
+	if err := p.Start(&ready); err == nil {
+		p.Kill()
 		n.m.t.Fatalf("a sidecar with %v started", args)
 	}
-	if code, err := p.end(readyMax); err != nil || code != 1 {
+	if code, err := p.End(processes.ReadyMax); err != nil || code != 1 {
 		n.m.t.Errorf("exit status = %d %v, want 1", code, err)
 	}
-	return n.m.named(p.output())
+	return n.m.named(p.Output())
 }
 
 // Everything that is wrong with the configuration or the policies is said at once, and nothing starts.
@@ -189,14 +191,14 @@ func TestRefusalsAtTheStart(t *testing.T) {
 		"  - {name: s, match: {service: shop, method: POST, path: /orders}, timeuot: 3s}\n  calls:\n"+
 		"  - {name: c, match: {service: stock, method: POST, path: /c}, barrier: None, undo: {method: DELETE, path: '/c/{response.body.id}'}}\n"+
 		"  - {name: d, match: {service: stock, method: POST, path: /d}, barrier: Proxi}\n")
-	args := slices.Clone(n.sidecar.args)
+	args := slices.Clone(n.sidecar.Args)
 	args[slices.Index(args, "--policies")+1] = bad
 	show("a policy with three faults", n.refused(args...))
 	args[slices.Index(args, "--policies")+1] = filepath.Join(m.dir, "absent.yaml")
 	show("a policy that is not there", n.refused(args...))
 	m.must(n.startService())
 	m.must(n.startSidecar())
-	show("a data directory in use", n.refused(n.sidecar.args...))
+	show("a data directory in use", n.refused(n.sidecar.Args...))
 	golden(t, "start", b.String())
 }
 
@@ -215,7 +217,7 @@ func TestBadReloadKeepsTheLastGoodPolicies(t *testing.T) {
 	m.write("policy.yaml", strings.Replace(shopPolicy, "barrier: Database", "barrier: Databse", 1))
 	count("txmesh_policy_reload_errors_total", 1)
 	var said []string
-	for line := range strings.Lines(s.shop.sidecar.output()) {
+	for line := range strings.Lines(s.shop.sidecar.Output()) {
 		if strings.Contains(line, "not reloaded") {
 			said = append(said, m.named(line))
 		}
@@ -242,7 +244,7 @@ func TestBranchIsSettledByItsOwnDocument(t *testing.T) {
 	s := newShop(t)
 	p := s.shop.later("/orders", order{Calls: []step{s.shop.calling("stock", "/proxy", order{})}, Hold: "go"}.json())
 	s.shop.does("POST /orders 201")
-	s.shop.sidecar.kill()
+	s.shop.sidecar.Kill()
 	s.mesh.write("policy.yaml", strings.ReplaceAll(shopPolicy, "/proxy", "/elsewhere"))
 	s.must(s.shop.startSidecar())
 	if _, err := p.wait(t); err == nil {

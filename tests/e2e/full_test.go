@@ -85,7 +85,7 @@ func (c *crowd) begin() {
 func (c *crowd) end() {
 	c.t.Helper()
 	sidecar := c.shop.shop.sidecar
-	process := sidecar.cmd.Process.Pid
+	process := sidecar.PID()
 	for range callsLater {
 		c.each("call", func(i int) error { return c.call(i, strings.Repeat("x", refBytes)) })
 	}
@@ -99,8 +99,8 @@ func (c *crowd) end() {
 	if held, tables := c.files(); held || tables == 0 {
 		c.t.Errorf("the reserve is held: %t, tables: %d; want it used and one at least, else little was tested", held, tables)
 	}
-	if !sidecar.running() || sidecar.cmd.Process.Pid != process {
-		c.t.Errorf("the sidecar has ended: %v", sidecar.err)
+	if !sidecar.Running() || sidecar.PID() != process {
+		c.t.Errorf("the sidecar has ended: %v", sidecar.Err())
 	}
 }
 
@@ -126,7 +126,7 @@ func (c *crowd) each(what string, do func(i int) error) {
 	wg.Wait()
 	if err := errors.Join(errs[:]...); err != nil {
 		sidecar := c.shop.shop.sidecar
-		c.t.Fatalf("%s: sidecar runs: %t, bus error: %t: %v", what, sidecar.running(), strings.Contains(sidecar.output(), "SIGBUS"), err)
+		c.t.Fatalf("%s: sidecar runs: %t, bus error: %t: %v", what, sidecar.Running(), strings.Contains(sidecar.Output(), "SIGBUS"), err)
 	}
 }
 

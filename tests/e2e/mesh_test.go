@@ -14,6 +14,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"txmesh/tests/processes"
 )
 
 // member says what one service of a mesh is.
@@ -43,8 +45,8 @@ type mesh struct {
 type node struct {
 	member
 	m       *mesh
-	service *process
-	sidecar *process // nil: bare
+	service *processes.Process
+	sidecar *processes.Process // nil: bare
 
 	listen, inbound, api, peer, outbound string
 	to                                   map[string]string // member -> address at this side
@@ -118,27 +120,27 @@ func (m *mesh) must(err error) {
 // stop ends everything: services by kill -9, sidecars by SIGTERM, so that they say what they covered.
 func (m *mesh) stop() {
 	for _, n := range m.order {
-		n.service.kill()
+		n.service.Kill()
 	}
 	for _, n := range m.order {
-		if n.sidecar.running() {
-			n.sidecar.term()
+		if n.sidecar.Running() {
+			n.sidecar.Term()
 		}
 	}
 	for _, n := range m.order {
-		if n.sidecar.running() {
-			if _, err := n.sidecar.end(10 * time.Second); err != nil {
+		if n.sidecar.Running() {
+			if _, err := n.sidecar.End(10 * time.Second); err != nil {
 				m.t.Error(err)
-				n.sidecar.kill()
+				n.sidecar.Kill()
 			}
 		}
 	}
 	m.client.CloseIdleConnections()
 	if m.t.Failed() {
 		for _, n := range m.order {
-			m.t.Log(n.service.tail())
+			m.t.Log(n.service.Tail())
 			if n.sidecar != nil {
-				m.t.Log(n.sidecar.tail())
+				m.t.Log(n.sidecar.Tail())
 			}
 		}
 	}
@@ -151,7 +153,7 @@ func (n *node) describe() {
 	if n.command != nil {
 		command = n.command(n)
 	}
-	n.service = &process{name: n.name, path: command[0], args: append(command[1:], n.app...), log: filepath.Join(m.dir, n.name+".log")}
+	n.service = &processes.Process{Name: n.name, Path: command[0], Args: append(command[1:], n.app...), Log: filepath.Join(m.dir, n.name+".log")}
 	if n.bare {
 		return
 	}
@@ -174,8 +176,8 @@ func (n *node) describe() {
 	if len(peers) > 0 {
 		args = append(args, "--peers", strings.Join(peers, ","))
 	}
-	n.sidecar = &process{name: "sidecar of " + n.name, path: m.bin.sidecar(), args: append(args, n.flags...),
-		log: filepath.Join(m.dir, n.name+".sidecar.log")}
+	n.sidecar = &processes.Process{Name: "sidecar of " + n.name, Path: m.bin.sidecar(), Args: append(args, n.flags...),
+		Log: filepath.Join(m.dir, n.name+".sidecar.log")}
 }
 
 func (n *node) data() string    { return filepath.Join(n.m.dir, n.name+".jsonl") }
@@ -191,7 +193,7 @@ func (n *node) arrival() string {
 
 func (n *node) startService() error {
 	var ready struct{ Address string }
-	return n.service.start(&ready)
+	return n.service.Start(&ready)
 }
 
 func (n *node) startSidecar() error {
@@ -202,7 +204,7 @@ func (n *node) startSidecar() error {
 		Ready bool
 		Owner string
 	}
-	if err := n.sidecar.start(&ready); err != nil {
+	if err := n.sidecar.Start(&ready); err != nil {
 		return err
 	}
 	if !ready.Ready || n.owner != "" && n.owner != ready.Owner {
@@ -215,7 +217,7 @@ func (n *node) startSidecar() error {
 // crash kills the sidecar with -9 and starts it again.
 func (n *node) crash() {
 	n.m.t.Helper()
-	n.sidecar.kill()
+	n.sidecar.Kill()
 	n.m.must(n.startSidecar())
 }
 

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"txmesh/tests/processes"
 )
 
 // migration is two sidecars that serve clients of DTM, and a service that notes what it was called for.
@@ -30,7 +32,7 @@ type migration struct {
 }
 
 type dtmSidecar struct {
-	process
+	processes.Process
 	at struct {
 		API, DTM  string
 		TokenFile string `json:"token_file"`
@@ -94,16 +96,16 @@ func (m *migration) sidecar(name string) *dtmSidecar {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	s := &dtmSidecar{process: process{name: name, path: bin.sidecar(), log: filepath.Join(m.dir, name+".log"), args: []string{
+	s := &dtmSidecar{Process: processes.Process{Name: name, Path: bin.sidecar(), Log: filepath.Join(m.dir, name+".log"), Args: []string{
 		"--dtm", "127.0.0.1:0", "--api", "127.0.0.1:0", "--peer", "127.0.0.1:0", "--data-dir", filepath.Join(m.dir, name),
 		"--dtm-retry-interval", "100ms", "--dtm-retry-max", "200ms", "--dtm-timeout-to-fail", "10m", "--dtm-resume-after", "10m"}}}
-	if err := s.start(&s.at); err != nil {
+	if err := s.Start(&s.at); err != nil {
 		m.t.Fatal(err)
 	}
 	m.t.Cleanup(func() {
-		s.kill()
+		s.Kill()
 		if m.t.Failed() {
-			m.t.Log(s.tail())
+			m.t.Log(s.Tail())
 		}
 	})
 	return s
@@ -154,10 +156,10 @@ func (m *migration) status(s *dtmSidecar, gid string) string {
 
 func (m *migration) reaches(s *dtmSidecar, gid, want string) {
 	m.t.Helper()
-	deadline := time.Now().Add(readyMax)
+	deadline := time.Now().Add(processes.ReadyMax)
 	for got := ""; got != want; time.Sleep(10 * time.Millisecond) {
 		if got = m.status(s, gid); time.Now().After(deadline) {
-			m.t.Fatalf("%s at %s is %q, want %q", gid, s.name, got, want)
+			m.t.Fatalf("%s at %s is %q, want %q", gid, s.Name, got, want)
 		}
 	}
 }
@@ -227,7 +229,7 @@ func (m *migration) did(what string, want ...[]string) {
 	m.t.Helper()
 	all := slices.Concat(want...)
 	slices.Sort(all)
-	deadline := time.Now().Add(readyMax)
+	deadline := time.Now().Add(processes.ReadyMax)
 	for {
 		got, _ := m.service.state()
 		if slices.Equal(got, all) {
@@ -243,7 +245,7 @@ func (m *migration) did(what string, want ...[]string) {
 func (m *migration) command(source string, args ...string) *exec.Cmd {
 	c := exec.Command(m.tool, append([]string{"migrate", "dtm", "--from", source, "--to", m.to.at.API, "--token-file", m.to.at.TokenFile,
 		"--journal", filepath.Join(m.dir, "journal")}, args...)...)
-	c.Env = childEnv()
+	c.Env = processes.Environ()
 	return c
 }
 
@@ -304,7 +306,7 @@ func TestMigrateFromARunningServer(t *testing.T) {
 	if code, out = m.run(m.source(), "--apply", "--clients-stopped"); code != 0 || !strings.Contains(out, "had been taken over before") {
 		t.Errorf("apply with stopped clients = %d\n%s", code, out)
 	}
-	m.from.kill() // it has nothing to do any more
+	m.from.Kill() // it has nothing to do any more
 	m.finish()
 }
 
@@ -349,7 +351,7 @@ func TestKilledMigrationGoesOn(t *testing.T) {
 	if code, out := m.run(m.source(), "--apply", "--clients-stopped"); code != 0 {
 		t.Fatalf("the last run = %d\n%s", code, out)
 	}
-	m.from.kill()
+	m.from.Kill()
 	m.finish()
 }
 

@@ -60,7 +60,7 @@ func (m *modes) direct(n *node, method, path, body string) {
 // restart kills a service with -9 and starts it again: what it did is in its file.
 func (n *node) restart() {
 	n.m.t.Helper()
-	n.service.kill()
+	n.service.Kill()
 	n.m.must(n.startService())
 }
 

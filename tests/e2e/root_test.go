@@ -107,7 +107,7 @@ func TestCallOfADeadRequestIsRefused(t *testing.T) {
 	s := newShop(t)
 	p := s.shop.later("/own", order{Ref: "x", Hold: "go"}.json())
 	s.shop.does("POST /own 201")
-	s.shop.sidecar.kill()
+	s.shop.sidecar.Kill()
 	s.shop.override(`{"GET":{"status":503}}`) // the query is not answered: the transaction stays open over the start
 	s.must(s.shop.startSidecar())
 	if _, err := p.wait(t); err == nil {
@@ -185,7 +185,7 @@ func TestAnswerWaitsForTheConfirm(t *testing.T) {
 		t.Fatalf("answered before the confirm: %+v", a)
 	default:
 	}
-	s.stock.sidecar.kill()
+	s.stock.sidecar.Kill()
 	s.stock.override(`{}`)
 	s.must(s.stock.startSidecar())
 	r, err := p.wait(t)
@@ -211,7 +211,7 @@ func TestSlowUndoIsAnswered202(t *testing.T) {
 	if got, want := r.header.Get("Location"), "http://"+s.shop.api+"/v1/transactions/"+id; got != want {
 		t.Errorf("location = %q, want %q", got, want)
 	}
-	s.shop.sidecar.kill()
+	s.shop.sidecar.Kill()
 	s.stock.override(`{}`)
 	s.must(s.shop.startSidecar())
 	if x := s.ended("aborted"); x.ID != id {

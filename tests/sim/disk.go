@@ -159,7 +159,7 @@ func (r *rows) Load(_ context.Context, branch string) ([]byte, bool, error) {
 }
 
 // Save implements interceptor.Rows.
-func (r *rows) Save(_ context.Context, branch string, data []byte, sync bool) error {
+func (r *rows) Save(_ context.Context, branch string, _, data []byte, sync bool) error {
 	r.point()
 	r.pause()
 	if r.broken() {

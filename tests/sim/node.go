@@ -60,7 +60,7 @@ func (w *world) newNode(service string, replica int, s *store) *node {
 // boot starts the sidecar: it reads its journal, makes what it found durable and only then listens.
 func (n *node) boot() {
 	n.side.start()
-	n.relay = peer.NewRelay(n.owner, local{n}, wire{n}, documents{n.w.set})
+	n.relay = peer.NewRelay(local{n}, wire{n}, documents{n.w.set})
 	n.driver = newDriver(n)
 	var err error
 	n.gate, err = interceptor.New(interceptor.Options{
@@ -215,6 +215,9 @@ func (d directory) EndpointOf(owner string) (string, bool) {
 
 // local is this sidecar's engine as peers see it; the world notes what it is told.
 type local struct{ n *node }
+
+// Holds reports whether the node runs the journal of an owner: its own alone.
+func (l local) Holds(owner string) bool { return owner == l.n.owner }
 
 // Do feeds one event and waits.
 func (l local) Do(ctx context.Context, id txn.ID, e txn.Event) (txn.State, error) {

@@ -1,6 +1,6 @@
-// Package memory is the reference store: a txlog.Store without a disk, for simulations and tests. It keeps what
-// the seam promises and nothing more: Crash drops what no sync has covered. It never blocks, and nothing in it
-// survives the process. Start at New.
+// Package memory is the reference store: a txlog.Store, and a txlog.Shared, without a disk, for simulations and tests.
+// It keeps what the seams promise and nothing more: Crash drops what no sync has covered. It never blocks, and nothing
+// in it survives the process. Start at New; shared.go has owners and leases.
 package memory
 
 import (
@@ -26,13 +26,26 @@ type Options struct {
 
 // Store is a txlog.Store. All methods are safe for many goroutines.
 type Store struct {
-	opts Options
+	opts   Options
+	owner  txlog.Owner
+	shared bool // appends are fenced by the owner's epoch
 
+	*core
+	closed bool // guarded by mu
+}
+
+// core is what stores of one engine have in common.
+type core struct {
 	mu      sync.Mutex // guards the fields below
 	now     *state     // what readers see
 	durable *state     // what a power cut leaves for certain
 	pending []change   // between the two, in order
-	closed  bool
+	leases  map[string]txlog.Lease
+	epoch   uint64 // the newest of all
+}
+
+func newCore() *core {
+	return &core{now: newState(), durable: newState(), leases: map[string]txlog.Lease{}}
 }
 
 var _ txlog.Store = (*Store)(nil)
@@ -42,11 +55,11 @@ func New(o Options) *Store {
 	if o.Owner == "" {
 		o.Owner = strings.Repeat("0", 13)
 	}
-	return &Store{opts: o, now: newState(), durable: newState()}
+	return &Store{opts: o, owner: txlog.Owner{ID: o.Owner, Epoch: 1}, core: newCore()}
 }
 
 // Owner names who appends.
-func (s *Store) Owner() txlog.Owner { return txlog.Owner{ID: s.opts.Owner, Epoch: 1} }
+func (s *Store) Owner() txlog.Owner { return s.owner }
 
 // Crash is a power cut and a restart: a random number of the newest batches that no sync has covered is gone.
 // The store is open again, also after Close.
@@ -71,7 +84,7 @@ func (s *Store) Reopen() {
 
 // Append implements txlog.Journal.
 func (s *Store) Append(ctx context.Context, es []txlog.Entry, sync bool) error {
-	c := change{entries: make([]entry, len(es))}
+	c := change{owner: s.owner.ID, entries: make([]entry, len(es))}
 	for i, e := range es {
 		b, err := txlog.Encode(e)
 		if err != nil {
@@ -95,10 +108,14 @@ func (s *Store) commit(ctx context.Context, c change, sync bool) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
+	switch {
+	case s.closed:
 		return txlog.ErrClosed
-	}
-	if !s.now.meets(c) {
+	case len(c.entries) > 0 && s.shared && s.leases[s.owner.ID].Owner != s.owner:
+		return fmt.Errorf("epoch %d of %s is over: %w", s.owner.Epoch, s.owner.ID, txlog.ErrFenced)
+	case s.now.taken(c):
+		return txlog.ErrTaken
+	case !s.now.meets(c):
 		return txlog.ErrChanged
 	}
 	c.expect = nil // met for good: what is before it in pending is applied before it
@@ -116,9 +133,9 @@ func (s *Store) commit(ctx context.Context, c change, sync bool) error {
 // Open implements txlog.Journal. The zero owner means the store's own.
 func (s *Store) Open(ctx context.Context, owner txlog.Owner) iter.Seq2[txlog.Entry, error] {
 	return func(yield func(txlog.Entry, error) bool) {
-		if owner != (txlog.Owner{}) && owner.ID != s.opts.Owner {
+		if owner != (txlog.Owner{}) && owner.ID != s.owner.ID {
 			yield(txlog.Entry{}, fmt.Errorf("open journal of %s: this store belongs to %s; %w",
-				owner.ID, s.opts.Owner, txlog.ErrFenced))
+				owner.ID, s.owner.ID, txlog.ErrFenced))
 			return
 		}
 		for _, id := range s.unfinished() {
@@ -136,7 +153,7 @@ func (s *Store) unfinished() []txn.ID {
 	defer s.mu.Unlock()
 	var ids []txn.ID
 	for id, h := range s.now.txs {
-		if !h.digest.Summary.Phase.Done() {
+		if h.owner == s.owner.ID && !h.digest.Summary.Phase.Done() {
 			ids = append(ids, id)
 		}
 	}

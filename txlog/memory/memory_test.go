@@ -17,3 +17,9 @@ func TestMemoryConforms(t *testing.T) {
 		}
 	})
 }
+
+func TestSharedMemoryConforms(t *testing.T) {
+	txlogtest.RunShared(t, func(*testing.T) txlog.Shared {
+		return memory.NewShared(memory.Options{RetainBytes: txlogtest.RetainBytes})
+	})
+}

@@ -19,6 +19,7 @@ type state struct {
 }
 
 type history struct {
+	owner   string
 	digest  txlog.Digest
 	entries [][]byte
 	bytes   int64
@@ -26,6 +27,7 @@ type history struct {
 
 // change is one batch: applied as a whole or not at all.
 type change struct {
+	owner   string // of the entries
 	entries []entry
 	rows    []txlog.Row // keys name the table too; a nil Value deletes
 	forget  []txn.ID
@@ -47,7 +49,7 @@ func newState() *state {
 func (s *state) clone() *state {
 	c := &state{txs: make(map[txn.ID]*history, len(s.txs)), keys: maps.Clone(s.keys), rows: maps.Clone(s.rows)}
 	for id, h := range s.txs {
-		c.txs[id] = &history{digest: h.digest.Clone(), entries: slices.Clone(h.entries), bytes: h.bytes}
+		c.txs[id] = &history{owner: h.owner, digest: h.digest.Clone(), entries: slices.Clone(h.entries), bytes: h.bytes}
 	}
 	return c
 }
@@ -61,11 +63,19 @@ func (s *state) meets(c change) bool {
 	return found == (c.expect.value != nil) && bytes.Equal(v, c.expect.value)
 }
 
+// taken reports whether the change is about a transaction of another owner.
+func (s *state) taken(c change) bool {
+	return slices.ContainsFunc(c.entries, func(e entry) bool {
+		h := s.txs[e.Tx]
+		return h != nil && h.owner != c.owner
+	})
+}
+
 func (s *state) apply(c change) {
 	for _, e := range c.entries {
 		h := s.txs[e.Tx]
 		if h == nil {
-			h = &history{}
+			h = &history{owner: c.owner}
 			s.txs[e.Tx] = h
 		}
 		h.digest.Apply(e.Entry)
