@@ -172,6 +172,7 @@ func (s *Sidecar) gaugeLoop(ctx context.Context) {
 		m.orphanAge.Update(age(orphan))
 		m.orphans.Update(float64(count))
 		m.accepting.Update(float64(index(s.store.Accepts() == nil)))
+		s.control.gauge(m, now)
 		m.silent.Update(float64(len(s.directory.Unanswered())))
 	})
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/uber-go/tally/v4"
 	tallyprom "github.com/uber-go/tally/v4/prometheus"
 
+	"txmesh/sidecar/xds"
 	"txmesh/txn"
 )
 
@@ -55,6 +56,10 @@ func metricTable() []metric {
 		{"txmesh_journals_adopted_total", "counter", nil, "journals of other sidecars that this one has taken over in a shared store"},
 		{"txmesh_journals_fenced_total", "counter", nil, "journals that another sidecar has taken from this one"},
 		{"txmesh_peer_refused_total", "counter", []string{"cause"}, "requests at the peer port that were not believed: forged, stale or replayed"},
+		{"txmesh_xds_connected", "gauge", nil, "1 while the control plane is connected and has told everything; 0 as well without a control plane"},
+		{"txmesh_xds_stale", "gauge", nil, "1 while there is a control plane and what is in force may be older than what it wants"},
+		{"txmesh_xds_last_ack_seconds", "gauge", []string{"type"}, "how long ago configuration of this type was last accepted: runtime has the heartbeat and is never older than some seconds, the others change when they change"},
+		{"txmesh_xds_nacks_total", "counter", []string{"type"}, "configuration of the control plane that was refused; the last good one stays"},
 		{"txmesh_policy_reloads_total", "counter", nil, "policy sets taken over after a change"},
 		{"txmesh_policy_reload_errors_total", "counter", nil, "changed policies that were refused; the last good set stays"},
 	}
@@ -97,7 +102,9 @@ type metrics struct {
 	lost, ambiguous, forged, overflow tally.Counter
 	shadowed, reloads, reloadErrors   tally.Counter
 	adopted, fenced                   tally.Counter
-	verdicts, refused                 map[string]tally.Counter
+	verdicts, refused, xdsNacks       map[string]tally.Counter
+	xdsConnected, xdsStale            tally.Gauge
+	xdsLastAck                        map[string]tally.Gauge
 }
 
 // reportEvery is how far what is scraped may lie behind.
@@ -119,6 +126,8 @@ func newMetrics(version string) *metrics {
 		shadowed: scope.Counter("shadowed_total"), reloads: scope.Counter("policy_reloads_total"),
 		reloadErrors: scope.Counter("policy_reload_errors_total"),
 		adopted:      scope.Counter("journals_adopted_total"), fenced: scope.Counter("journals_fenced_total"),
+		xdsConnected: scope.Gauge("xds_connected"), xdsStale: scope.Gauge("xds_stale"),
+		xdsLastAck: map[string]tally.Gauge{}, xdsNacks: map[string]tally.Counter{},
 		verdicts: map[string]tally.Counter{}, refused: map[string]tally.Counter{},
 		begun: map[txn.Mode]tally.Counter{}, ended: map[txn.Mode][ends]tally.Counter{}}
 	scope.Tagged(map[string]string{"version": version, "go": runtime.Version()}).Gauge("build_info").Update(1)
@@ -163,6 +172,10 @@ func (m *metrics) tagged() {
 	}
 	for _, v := range []string{"run", "replay", "empty", "absent", "refuse", "early", "resolve"} {
 		m.verdicts[v] = tag("verdict", v).Counter("barrier_verdicts_total")
+	}
+	for _, kind := range xds.Kinds() {
+		m.xdsLastAck[kind] = tag("type", kind).Gauge("xds_last_ack_seconds")
+		m.xdsNacks[kind] = tag("type", kind).Counter("xds_nacks_total")
 	}
 	for _, c := range []string{"forged", "stale", "replayed"} {
 		m.refused[c] = tag("cause", c).Counter("peer_refused_total")
@@ -218,6 +231,8 @@ func (m *metrics) onRefused(cause string) {
 		c.Inc(1)
 	}
 }
+
+func (m *metrics) onNacked(kind string) { m.xdsNacks[kind].Inc(1) }
 
 func index(yes bool) int {
 	if yes {
