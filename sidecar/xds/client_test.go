@@ -312,7 +312,7 @@ func TestAStartWithoutControlPlane(t *testing.T) {
 	p := newPlane(t)
 	p.policy("bank/a", good("a", "withdraw"))
 	p.peers("bank/ledger", ledger)
-	f := follow(t, Options{Addresses: []string{p.address}, File: file})
+	f := follow(t, Options{Addresses: []string{p.address}, File: file, SaveAfter: time.Hour})
 	<-f.Synced()
 	f.stop() // writes
 	p.stop()
@@ -338,6 +338,24 @@ func TestAStartWithoutControlPlane(t *testing.T) {
 	}
 	if !again.sidecars().Live {
 		t.Error("the fleet does not count as live, though nothing had changed")
+	}
+}
+
+func TestRefusedPoliciesAreNotKept(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "control-plane")
+	p := newPlane(t)
+	p.policy("bank/a", good("a", "withdraw"))
+	f := follow(t, Options{Addresses: []string{p.address}, File: file})
+	<-f.Synced()
+	p.policy("bank/a", twoFaults)
+	eventually(t, "it is refused", func() bool { return len(p.nacks(typePolicies)) == 1 })
+	p.peers("bank/ledger", ledger) // so that the file is written again
+	eventually(t, "the peer is there", func() bool { return len(f.sidecars().Sidecars) == 1 })
+	f.stop()
+	p.stop()
+	again := follow(t, Options{Addresses: []string{p.address}, File: file})
+	if again.rules() != "withdraw " || len(again.sidecars().Sidecars) != 1 {
+		t.Errorf("rules from disk = %q, %v; want the last good ones", again.rules(), again.sidecars())
 	}
 }
 

@@ -255,7 +255,9 @@ func newFollower(t *testing.T, opt Options) *follower {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
 	}
-	opt.SaveAfter = time.Millisecond
+	if opt.SaveAfter == 0 {
+		opt.SaveAfter = time.Millisecond
+	}
 	opt.BackoffMax = 100 * time.Millisecond
 	c, err := New(opt)
 	if err != nil {
