@@ -2,7 +2,9 @@ package sidecar
 
 import (
 	"context"
+	"encoding/pem"
 	"net"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,6 +20,7 @@ import (
 	"github.com/envoyproxy/go-control-plane/pkg/server/delta/v3"
 	serverv3 "github.com/envoyproxy/go-control-plane/pkg/server/v3"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -33,6 +36,7 @@ const (
 type plane struct {
 	t       *testing.T
 	caches  map[string]*cachev3.LinearCache
+	secure  []grpc.ServerOption
 	address string
 	server  *grpc.Server
 }
@@ -68,7 +72,7 @@ func (p *plane) start(address string) {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	p.address, p.server = l.Addr().String(), grpc.NewServer()
+	p.address, p.server = l.Addr().String(), grpc.NewServer(p.secure...)
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(p.server,
 		serverv3.NewServer(context.Background(), mux, seen, delta.DeactivateLegacyWildcard()))
 	go func() { _ = p.server.Serve(l) }() // ends with the test
@@ -189,6 +193,31 @@ func TestTheFirstStartWithoutControlPlaneForwardsAlone(t *testing.T) {
 	eventually(t, "it is ready", func() bool { status, _ := s.ready(); return status == 200 })
 	if res, _ := call(t, "POST", "http://"+s.Inbound+"/transfers", "{}"); res.Header.Get("tx-status") != "committed" {
 		t.Errorf("request = %d %v, want a transaction", res.StatusCode, res.Header)
+	}
+}
+
+func TestTheControlPlaneProvesWhoItIs(t *testing.T) {
+	host := httptest.NewTLSServer(nil)
+	t.Cleanup(host.Close)
+	file := filepath.Join(t.TempDir(), "ca")
+	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: host.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := newPlane(t)
+	p.server.Stop()
+	p.secure = []grpc.ServerOption{grpc.Creds(credentials.NewServerTLSFromCert(&host.TLS.Certificates[0]))}
+	p.start(p.address)
+	cfg := config(t, "bank/transfers", newService(t).address())
+	p.by(&cfg)
+	cfg.ControlPlaneCA = file
+	s := start(t, cfg)
+	if status, text := s.ready(); status != 200 {
+		t.Errorf("readyz = %d %s", status, text)
+	}
+	other := newPlane(t) // in plain text
+	cfg.ControlPlane, cfg.DataDir, cfg.ControlPlaneWait = []string{other.address}, t.TempDir(), 50*time.Millisecond
+	if status, text := start(t, cfg).ready(); status != 503 {
+		t.Errorf("readyz without TLS = %d %s, want 503", status, text)
 	}
 }
 

@@ -246,8 +246,14 @@ func (c *Client) accept(set *policies.Set, refused string) {
 	}
 }
 
-// use puts a set in force, and says whether it is.
+// use puts a set in force, unless it is already.
 func (c *Client) use(ctx context.Context, set *policies.Set) error {
+	c.mu.Lock()
+	done := c.current == set
+	c.mu.Unlock()
+	if done {
+		return nil
+	}
 	if err := c.opt.Policies(ctx, set); err != nil {
 		return fmt.Errorf("put policies of the control plane in force: %w", err)
 	}
