@@ -107,12 +107,14 @@ cover-e2e: ## which functions of txn and engine no process test reached, and why
 	$(GO) tool cover -func=bin/cover/profile | $(GO) run ./tests/e2e/reached tests/e2e/unreached.txt
 
 # The generators are pinned; protoc itself comes with the Python package grpcio-tools.
-proto: ## generate the code of the gRPC API of DTM anew
+proto: ## generate the code of the gRPC APIs anew
 	d=$$(mktemp -d) && python3 -m venv $$d && $$d/bin/pip -q install grpcio-tools==1.85.1 && \
 	GOBIN=$$d/bin $(GO) install google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12 && \
 	GOBIN=$$d/bin $(GO) install google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2 && \
 	cd interceptor/dtm/dtmgimp && PATH=$$d/bin:$$PATH $$d/bin/python -m grpc_tools.protoc -I. --go_out=. \
-	  --go_opt=paths=source_relative --go-grpc_out=. --go-grpc_opt=paths=source_relative dtmgimp.proto && rm -rf $$d
+	  --go_opt=paths=source_relative --go-grpc_out=. --go-grpc_opt=paths=source_relative dtmgimp.proto && \
+	cd ../../../sidecar/xds/envoy && PATH=$$d/bin:$$PATH $$d/bin/python -m grpc_tools.protoc -I. --go_out=. \
+	  --go_opt=paths=source_relative envoy.proto && rm -rf $$d
 
 clean: ## remove what was built
 	rm -rf bin

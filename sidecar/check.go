@@ -280,6 +280,7 @@ func (p *problems) check(c *Config) {
 			p.add(k.key, "", "is empty", "give it a value, or leave the key out for its default")
 		}
 	}
+	p.checkControl(c)
 	p.checkUpstreams(c)
 	p.checkPorts(c)
 }

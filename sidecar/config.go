@@ -27,6 +27,10 @@ type Config struct {
 	Peers     []string
 	Policies  []string
 
+	ControlPlane     []string
+	ControlPlaneCA   string // file
+	ControlPlaneWait time.Duration
+
 	DTM      DTM
 	Identity Identity
 
@@ -224,6 +228,10 @@ func (p *problems) values(v *viper.Viper) Config {
 		ResumeAfter: p.duration("dtm-resume-after", one("dtm-resume-after")), AlertURL: p.url("dtm-alert-url", one("dtm-alert-url")),
 		AlertAfter: p.number("dtm-alert-after", one("dtm-alert-after"))}
 	c.Identity = p.identity(one)
+	for _, a := range p.list1("control-plane", v.Get("control-plane")) {
+		c.ControlPlane = append(c.ControlPlane, p.address("control-plane", a, true))
+	}
+	c.ControlPlaneCA, c.ControlPlaneWait = one("control-plane-ca"), p.duration("control-plane-wait", one("control-plane-wait"))
 	if (c.DTM.Open() || c.Standby) && c.Alone() && c.Service == "" {
 		c.Service = aloneService
 	}

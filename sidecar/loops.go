@@ -175,6 +175,7 @@ func (s *Sidecar) gaugeLoop(ctx context.Context) {
 		if s.identity != nil {
 			m.certificate.Update(max(0, s.identity.Expires().Sub(now).Seconds()))
 		}
+		s.control.gauge(m, now)
 		m.silent.Update(float64(len(s.directory.Unanswered())))
 	})
 }

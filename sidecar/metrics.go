@@ -15,6 +15,7 @@ import (
 
 	"txmesh/policies"
 	"txmesh/sidecar/identity"
+	"txmesh/sidecar/xds"
 	"txmesh/txn"
 )
 
@@ -61,6 +62,10 @@ func metricTable() []metric {
 		{"txmesh_tls_refused_total", "counter", []string{"by", "reason"}, "TLS handshakes of the mesh that were ended, by this side (self) or the other"},
 		{"txmesh_certificates_total", "counter", []string{"result"}, "certificates put in force (ok), and tries that brought none (failed)"},
 		{"txmesh_certificate_seconds", "gauge", nil, "time until this sidecar's certificate expires; 0: it has none"},
+		{"txmesh_xds_connected", "gauge", nil, "1 while the control plane is connected and has told everything; 0 as well without a control plane"},
+		{"txmesh_xds_stale", "gauge", nil, "1 while there is a control plane and what is in force may be older than what it wants"},
+		{"txmesh_xds_last_ack_seconds", "gauge", []string{"type"}, "how long ago configuration of this type was last accepted: runtime has the heartbeat and is never older than some seconds, the others change when they change"},
+		{"txmesh_xds_nacks_total", "counter", []string{"type"}, "configuration of the control plane that was refused; the last good one stays"},
 		{"txmesh_policy_reloads_total", "counter", nil, "policy sets taken over after a change"},
 		{"txmesh_policy_reload_errors_total", "counter", nil, "changed policies that were refused; the last good set stays"},
 	}
@@ -103,7 +108,9 @@ type metrics struct {
 	lost, ambiguous, forged, overflow tally.Counter
 	shadowed, reloads, reloadErrors   tally.Counter
 	adopted, fenced                   tally.Counter
-	verdicts, refused                 map[string]tally.Counter
+	verdicts, refused, xdsNacks       map[string]tally.Counter
+	xdsConnected, xdsStale            tally.Gauge
+	xdsLastAck                        map[string]tally.Gauge
 
 	denials      map[policies.Act]map[string]tally.Counter
 	certificate  tally.Gauge
@@ -130,6 +137,8 @@ func newMetrics(version string) *metrics {
 		shadowed: scope.Counter("shadowed_total"), reloads: scope.Counter("policy_reloads_total"),
 		reloadErrors: scope.Counter("policy_reload_errors_total"),
 		adopted:      scope.Counter("journals_adopted_total"), fenced: scope.Counter("journals_fenced_total"),
+		xdsConnected: scope.Gauge("xds_connected"), xdsStale: scope.Gauge("xds_stale"),
+		xdsLastAck: map[string]tally.Gauge{}, xdsNacks: map[string]tally.Counter{},
 		verdicts: map[string]tally.Counter{}, refused: map[string]tally.Counter{},
 		denials:     map[policies.Act]map[string]tally.Counter{},
 		certificate: scope.Gauge("certificate_seconds"), tlsRefused: map[identity.By]map[identity.Reason]tally.Counter{},
@@ -177,9 +186,18 @@ func (m *metrics) tagged() {
 	for _, v := range []string{"run", "replay", "empty", "absent", "refuse", "early", "resolve"} {
 		m.verdicts[v] = tag("verdict", v).Counter("barrier_verdicts_total")
 	}
+	for _, kind := range xds.Kinds() {
+		m.xdsLastAck[kind] = tag("type", kind).Gauge("xds_last_ack_seconds")
+		m.xdsNacks[kind] = tag("type", kind).Counter("xds_nacks_total")
+	}
 	for _, c := range []string{"unsigned", "large", "forged", "stale", "replayed"} {
 		m.refused[c] = tag("cause", c).Counter("peer_refused_total")
 	}
+	m.security(tag)
+}
+
+// security makes the series of certificates and of what callers may not do.
+func (m *metrics) security(tag func(kv ...string) tally.Scope) {
 	for _, act := range policies.Acts() {
 		m.denials[act] = map[string]tally.Counter{}
 		for _, r := range []string{"not_authorised", "no_certificate", "no_token"} {
@@ -260,7 +278,8 @@ func (m *metrics) denied(act policies.Act, reason string) { m.denials[act][reaso
 
 func (m *metrics) onTLSRefused(by identity.By, r identity.Reason) { m.tlsRefused[by][r].Inc(1) }
 
-func (m *metrics) onRenewed(ok bool) { m.certificates[index(ok)].Inc(1) }
+func (m *metrics) onRenewed(ok bool)    { m.certificates[index(ok)].Inc(1) }
+func (m *metrics) onNacked(kind string) { m.xdsNacks[kind].Inc(1) }
 
 func index(yes bool) int {
 	if yes {

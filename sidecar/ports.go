@@ -219,7 +219,7 @@ func (s *Sidecar) handOver() error {
 
 func (s *Sidecar) addresses() Addresses {
 	p := &s.ports
-	a := Addresses{Ready: true, Owner: s.owner, Service: s.cfg.Service,
+	a := Addresses{Ready: len(s.control.lacking()) == 0, Owner: s.owner, Service: s.cfg.Service,
 		API: p.api.Addr().String(), Peer: p.peer.Addr().String(), Upstreams: map[string]string{}, TokenFile: s.tokenFile}
 	for _, o := range []struct {
 		to *string

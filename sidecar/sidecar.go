@@ -58,6 +58,7 @@ type Sidecar struct {
 	gate      *interceptor.Gate
 	peers     *peer.Server
 	admin     *admin.Server
+	control   *control // nil without a control plane
 	ports     ports
 	serving   sync.WaitGroup // of the ports
 
@@ -107,6 +108,9 @@ func (s *Sidecar) wire(version string) error {
 	if err := s.wirePeers(auth); err != nil {
 		return err
 	}
+	if err := s.wireControl(version); err != nil {
+		return err
+	}
 	s.app = outbound.NewApp(s.cfg.App, s.cfg.MaxBody)
 	doors := map[string]interceptor.Door{admin.DoorName: admin.Door{Keys: keys}}
 	s.caller = outbound.New(outbound.Options{Doors: doors, Documents: s.docs, Homes: (*homes)(s), Places: (*places)(s), Keys: keys,
@@ -122,7 +126,7 @@ func (s *Sidecar) wire(version string) error {
 	s.peers = peer.NewServer(peer.ServerOptions{Identity: s.selfNow, Local: s.owners, Documents: s.docs, Home: s.gate,
 		Offered: s.offered(), Auth: auth, Caller: callerOf, May: s.mayJoin, Refused: s.metrics.onRefused, Log: s.log})
 	s.admin = admin.New(admin.Options{Service: s.cfg.Service, Engine: s.owners, Journal: s.store, Keys: keys, NewID: s.newID, Token: s.token,
-		Caller: callerOf, Access: s.access, Denied: s.metrics.denied, Ready: s.notReady, Metrics: s.metrics.handler(), TakeOver: s.takeOver(), CommitWait: s.cfg.CommitWait,
+		Caller: callerOf, Access: s.access, Denied: s.metrics.denied, Ready: s.notReady, Notes: s.notes, Metrics: s.metrics.handler(), TakeOver: s.takeOver(), CommitWait: s.cfg.CommitWait,
 		TimeoutDefault: s.cfg.TimeoutDefault, Log: s.log})
 	return nil
 }
@@ -151,14 +155,18 @@ func (s *Sidecar) Run(ctx context.Context, ready func(Addresses)) error {
 	if err := s.bind(); err != nil {
 		return err
 	}
-	failed := s.serve()
 	running := []func(context.Context){s.directory.Run, s.trimLoop, s.sweepLoop, s.gaugeLoop}
 	if s.keeper != nil {
 		running = append(running, func(ctx context.Context) { s.keepLeases(ctx, held) })
 	}
+	if s.control != nil {
+		running = append(running, s.follow)
+	}
 	for _, loop := range running {
 		loops.Go(func() { loop(background) })
 	}
+	s.awaitControl(ctx)
+	failed := s.serve()
 	s.setNotReady()
 	ready(s.addresses())
 
@@ -208,6 +216,7 @@ func (s *Sidecar) notReady() []string {
 	reasons := s.reasons
 	s.mu.Unlock()
 	reasons = reasons[:len(reasons):len(reasons)]
+	reasons = append(reasons, s.control.lacking()...)
 	if err := s.store.Accepts(); err != nil {
 		reasons = append(reasons, err.Error())
 	}

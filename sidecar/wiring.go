@@ -108,6 +108,10 @@ func (s *Sidecar) policiesChanged(set *policies.Set) {
 		return
 	}
 	s.unkept.Store(nil)
+	s.inForce(set)
+}
+
+func (s *Sidecar) inForce(set *policies.Set) {
 	s.set.Store(set)
 	s.metrics.reloads.Inc(1)
 	s.log.Info("policies reloaded", "starts", len(set.Starts()), "calls", len(set.Calls()))
@@ -152,7 +156,7 @@ func (s *Sidecar) wirePeers(auth *peer.Auth) error {
 		rows = s.store.Table("peers")
 	}
 	var err error
-	s.directory, err = peer.NewDirectory(context.Background(), peer.DirectoryOptions{Peers: s.cfg.Peers, Ask: s.client.Identity,
+	s.directory, err = peer.NewDirectory(context.Background(), peer.DirectoryOptions{Peers: s.cfg.Peers, Fleet: len(s.cfg.ControlPlane) > 0, Ask: s.client.Identity,
 		Names: net.DefaultResolver.LookupHost, Rows: rows, Log: s.log})
 	return err
 }

@@ -49,6 +49,7 @@ type Options struct {
 	Access         func() *policies.Access
 	Denied         func(act policies.Act, reason string)
 	Ready          func() []string
+	Notes          func() []string // what people should know though it is ready; may be nil
 	Metrics        http.Handler
 	TakeOver       TakeOver // nil: no door for clients of DTM is open
 	CommitWait     time.Duration
@@ -169,9 +170,14 @@ func (s *Server) ready(w http.ResponseWriter, _ *http.Request) {
 		write(w, problem(codeNotReady, strings.Join(causes, "; "), ""))
 		return
 	}
+	var notes []string
+	if s.opt.Notes != nil {
+		notes = s.opt.Notes()
+	}
 	reply(w, http.StatusOK, struct {
-		Status string `json:"status"`
-	}{"ready"})
+		Status string   `json:"status"`
+		Notes  []string `json:"notes,omitempty"`
+	}{"ready", notes})
 }
 
 func reply(w http.ResponseWriter, status int, v any) {

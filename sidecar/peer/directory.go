@@ -19,6 +19,7 @@ type DirectoryOptions struct {
 	Peers []string                                                         // host:port of their peer ports
 	Ask   func(ctx context.Context, address string) (Identity, error)      // Client.Identity
 	Names func(ctx context.Context, host string) (addrs []string, _ error) // net.Resolver.LookupHost
+	Fleet bool                                                             // a control plane tells of more by SetFleet
 	Rows  txlog.Table                                                      // remembers peers over a restart of both sides; nil: nothing does
 	Every time.Duration                                                    // between rounds; 0: 5 s
 	Now   func() time.Time                                                 // nil: time.Now
@@ -38,6 +39,10 @@ type Directory struct {
 	round    chan struct{}      // closed when the running round ends; nil: none runs
 	ended    time.Time          // of the last round
 	fresh    map[string]bool    // peers that answered in it
+	fleet    []string           // peers that the control plane knows and that are not configured
+	live     bool               // the control plane has told who is there
+	names    map[string]named   // by endpoint
+	moved    chan struct{}      // closed when the fleet changes
 }
 
 type learned struct {
@@ -59,7 +64,7 @@ func NewDirectory(ctx context.Context, opt DirectoryOptions) (*Directory, error)
 	if opt.Every <= 0 {
 		opt.Every = everyDefault
 	}
-	d := &Directory{opt: opt, learned: map[string]learned{}}
+	d := &Directory{opt: opt, learned: map[string]learned{}, names: map[string]named{}, moved: make(chan struct{})}
 	configured := make(map[string]bool, len(opt.Peers))
 	for _, p := range opt.Peers {
 		configured[p] = true
@@ -111,28 +116,32 @@ func (d *Directory) Run(ctx context.Context) {
 	}
 }
 
-// HomeOf returns where the sidecar that listens on an inbound endpoint keeps its barrier's rows, "" if none does. While some peer has never answered,
-// an unknown endpoint costs one round of asking, shared by all who wait, a second at most, and may be that peer's
-// after all: then it returns false.
+// HomeOf returns where the sidecar that listens on an inbound endpoint keeps its barrier's rows, "" if none does. While
+// some peer has never answered, an unknown endpoint costs one round of asking, shared by all who wait, a second at most,
+// and may be that peer's after all: then it returns false.
 func (d *Directory) HomeOf(endpoint string) (string, bool) {
 	find := func() (string, bool) {
 		owner, ok := d.inbounds[endpoint]
 		return owner, ok
 	}
-	owner, ok := d.lookUp(context.Background(), false, find)
+	home, ok := d.lookUp(context.Background(), false, find)
+	named := true
+	if !ok && d.opt.Fleet {
+		home, named = d.homeByName(endpoint)
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return owner, ok || d.complete()
+	return home, ok || home != "" || named && d.complete()
 }
 
-// complete reports whether every peer has answered once.
+// complete reports whether every peer has answered once, and the control plane has told who else is there.
 func (d *Directory) complete() bool {
-	return !slices.ContainsFunc(d.opt.Peers, func(p string) bool { _, heard := d.learned[p]; return !heard })
+	return (d.live || !d.opt.Fleet) && !slices.ContainsFunc(d.opt.Peers, func(p string) bool { _, heard := d.learned[p]; return !heard })
 }
 
 // EndpointOf returns the inbound endpoint of an owner.
 func (d *Directory) EndpointOf(owner string) (string, bool) {
-	return d.lookUp(context.Background(), true, func() (string, bool) {
+	return d.owner(context.Background(), func() (string, bool) {
 		if owner == d.self.Owner && owner != "" {
 			return d.self.Inbound, true
 		}
@@ -143,10 +152,14 @@ func (d *Directory) EndpointOf(owner string) (string, bool) {
 
 // AddressOf returns the peer port of an owner, or an error that wraps ErrUnreachable.
 func (d *Directory) AddressOf(ctx context.Context, owner string) (string, error) {
-	address, ok := d.lookUp(ctx, true, func() (string, bool) {
+	address, ok := d.owner(ctx, func() (string, bool) {
 		p, ok := d.owners[owner]
 		return p, ok
 	})
+	if !ok && d.opt.Fleet {
+		return "", fmt.Errorf("%w: neither the control plane nor one of %d configured peers knows owner %s",
+			ErrUnreachable, len(d.opt.Peers), owner)
+	}
 	if !ok {
 		return "", fmt.Errorf("%w: none of the %d configured peers says that it is owner %s",
 			ErrUnreachable, len(d.opt.Peers), owner)
@@ -167,8 +180,8 @@ func (d *Directory) EndpointsOf(service string) []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var out []string
-	for _, p := range d.opt.Peers {
-		if l, ok := d.learned[p]; ok && l.Identity.Service == service {
+	for _, p := range d.peers() {
+		if l, ok := d.learned[p]; ok && l.Identity.Service == service && l.Identity.Inbound != "" {
 			out = append(out, l.Identity.Inbound)
 		}
 	}
@@ -181,10 +194,10 @@ func (d *Directory) AddressesOf(home string) []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var fresh, silent []string
-	for _, p := range d.opt.Peers {
+	for _, p := range d.peers() {
 		switch l, ok := d.learned[p]; {
 		case !ok || l.Identity.home() != home || l.Identity.Owner == d.self.Owner:
-		case d.fresh[p]:
+		case d.fresh[p] || slices.Contains(d.fleet, p):
 			fresh = append(fresh, p)
 		default:
 			silent = append(silent, p)
@@ -341,7 +354,7 @@ func (d *Directory) merge(found map[string]learned) map[string]learned {
 
 func (d *Directory) index() {
 	d.owners, d.inbounds = map[string]string{}, map[string]string{}
-	for _, p := range d.opt.Peers {
+	for _, p := range d.peers() {
 		l, ok := d.learned[p]
 		if !ok {
 			continue
