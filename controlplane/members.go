@@ -21,6 +21,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"txmesh/controlplane/directory"
+	"txmesh/controlplane/keep"
 	"txmesh/controlplane/replica"
 	"txmesh/controlplane/xds"
 )
@@ -160,15 +161,10 @@ func (c *ControlPlane) token() (string, error) {
 	c.tokenFile = c.cfg.TokenFile
 	if c.tokenFile == "" {
 		c.tokenFile = filepath.Join(c.cfg.DataDir, "api-token")
-		if _, err := os.Stat(c.tokenFile); errors.Is(err, os.ErrNotExist) {
-			raw := make([]byte, 32)
-			rand.Read(raw) // never fails
-			if err := os.WriteFile(c.tokenFile+".new", []byte(hex.EncodeToString(raw)+"\n"), 0o600); err != nil {
-				return "", err
-			}
-			if err := os.Rename(c.tokenFile+".new", c.tokenFile); err != nil {
-				return "", err
-			}
+		raw := make([]byte, 32)
+		rand.Read(raw) // never fails
+		if _, err := keep.Once(c.tokenFile, []byte(hex.EncodeToString(raw)+"\n")); err != nil {
+			return "", err
 		}
 	}
 	return readSecret(c.tokenFile)

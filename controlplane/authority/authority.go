@@ -23,6 +23,8 @@ import (
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"txmesh/controlplane/keep"
 )
 
 // Options is what an Authority is made of.
@@ -85,21 +87,11 @@ func (a *Authority) Reload() (changed bool, err error) {
 	if a.current != nil && bytes.Equal(a.current.bundle, m.bundle) && a.current.root.Equal(m.root) {
 		return false, nil
 	}
-	if err := writeBundle(a.BundleFile(), m.bundle); err != nil {
+	if err := keep.Replace(a.BundleFile(), m.bundle); err != nil {
 		return false, err
 	}
 	a.current, a.own = m, nil
 	return true, nil
-}
-
-func writeBundle(path string, bundle []byte) error {
-	if err := os.WriteFile(path+".new", bundle, 0o644); err != nil {
-		return fmt.Errorf("write the bundle: %w", err)
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return fmt.Errorf("write the bundle: %w", err)
-	}
-	return nil
 }
 
 func (a *Authority) material() *material {

@@ -15,6 +15,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"txmesh/controlplane/keep"
 )
 
 // rootLife is that of a root that is made here.
@@ -48,19 +50,8 @@ func (a *Authority) makeRoot() error {
 	if err != nil {
 		return fmt.Errorf("make a root: %w", err)
 	}
-	f, err := os.CreateTemp(a.opt.Dir, ".root-*")
-	if err != nil {
-		return fmt.Errorf("make a root: %w", err)
-	}
-	defer os.Remove(f.Name()) // the link keeps what it holds
-	_, err = f.Write(text)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("make a root: %w", err)
-	}
-	if err := os.Link(f.Name(), a.rootFile()); err != nil && !errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("make a root: %w", err)
-	}
-	return nil
+	_, err = keep.Once(a.rootFile(), text)
+	return err
 }
 
 // newRoot returns a key and the certificate that it signs itself, in PEM.

@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+
+	"txmesh/controlplane/keep"
 )
 
 // Tokens lets workloads join by tokens in files, one file NAMESPACE/NAME per service. Each line is a token; `once` after
@@ -68,26 +70,17 @@ func find(data []byte, token string) (once, ok bool) {
 	return once, ok
 }
 
-// use binds a token to a key. The link appears with its content or not at all, and only once.
+// use binds a token to a key, once.
 func (t Tokens) use(token, service, fingerprint string) error {
 	sum := sha256.Sum256([]byte(service + " " + token))
 	dir := filepath.Join(t.Dir, ".used")
 	mark := filepath.Join(dir, hex.EncodeToString(sum[:]))
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("a token that is good once cannot be marked as used: %w", err)
+	err := os.MkdirAll(dir, 0o700)
+	if err == nil {
+		_, err = keep.Once(mark, []byte(fingerprint))
 	}
-	f, err := os.CreateTemp(dir, ".new-*")
 	if err != nil {
 		return fmt.Errorf("a token that is good once cannot be marked as used: %w", err)
-	}
-	defer os.Remove(f.Name()) // the link keeps what it holds
-	_, err = f.WriteString(fingerprint)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("a token that is good once cannot be marked as used: %w", err)
-	}
-	err = os.Link(f.Name(), mark)
-	if !errors.Is(err, fs.ErrExist) {
-		return err
 	}
 	owner, err := os.ReadFile(mark)
 	if err != nil {

@@ -76,7 +76,7 @@ const (
 	bufferBytes    = 4 << 10
 	requestMax     = 4 << 20
 	largeBytes     = 16 << 10 // of a response that waits for its turn
-	largeAtOnce    = 32
+	largeAtOnce    = 16
 	largeTurn      = time.Second // a client that does not read loses its turn
 	keepaliveTime  = 30 * time.Second
 	keepaliveReply = 10 * time.Second

@@ -12,8 +12,11 @@ import (
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpoint "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"github.com/envoyproxy/go-control-plane/pkg/resource/v3"
 	"github.com/google/go-cmp/cmp"
+	rpc "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
@@ -315,4 +318,73 @@ func TestTakeoversAndHeartbeatLeaveEachOtherAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantOne(t, "after the owner is back", []*xdstest.Response{c.Next()}, []string{}, []string{"takeover/A"})
+}
+
+// sotwStream is a stream of the other protocol, and what it has received.
+func sotwStream(t *testing.T, b *bench) (send func(*discovery.DiscoveryRequest), got chan *discovery.DiscoveryResponse) {
+	t.Helper()
+	conn, err := grpc.NewClient("passthrough:///"+b.address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	s, err := discovery.NewAggregatedDiscoveryServiceClient(conn).StreamAggregatedResources(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	got = make(chan *discovery.DiscoveryResponse, 1024)
+	go func() {
+		for {
+			r, err := s.Recv()
+			if err != nil {
+				close(got)
+				return
+			}
+			got <- r
+		}
+	}()
+	return func(r *discovery.DiscoveryRequest) {
+		if err := s.Send(r); err != nil {
+			t.Error(err)
+		}
+	}, got
+}
+
+// Without a version in the request the library sends what was refused again and again.
+func TestRefusalOfTheFirstResponseIsNoLoop(t *testing.T) {
+	b := newBench(t)
+	services := func(names ...string) {
+		all := map[string]*endpoint.ClusterLoadAssignment{}
+		for _, n := range names {
+			all[n] = &endpoint.ClusterLoadAssignment{ClusterName: n}
+		}
+		if err := b.server.SetEndpoints(all, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	services("a/b")
+	send, got := sotwStream(t, b)
+	send(&discovery.DiscoveryRequest{Node: &core.Node{Id: "app"}, TypeUrl: resource.ListenerType, ResourceNames: []string{"a/b", "a/c"}})
+	first := <-got
+	send(&discovery.DiscoveryRequest{TypeUrl: resource.ListenerType, ResourceNames: []string{"a/b", "a/c"}, ResponseNonce: first.GetNonce(), ErrorDetail: &rpc.Status{Message: "no"}})
+	send(&discovery.DiscoveryRequest{TypeUrl: resource.ClusterType, ResourceNames: []string{"a/b"}})
+	if r := <-got; r.GetTypeUrl() != resource.ClusterType {
+		t.Errorf("after the refusal came %s again", r.GetTypeUrl())
+	}
+	services("a/b", "a/c")
+	if r := <-got; r.GetTypeUrl() != resource.ListenerType || len(r.GetResources()) != 2 {
+		t.Errorf("after a change came %d of %s, want both listeners", len(r.GetResources()), r.GetTypeUrl())
+	}
+}
+
+func TestVersionsOfAnotherReplicaSayNothing(t *testing.T) {
+	b := newBench(t)
+	if err := b.server.Settle(); err != nil {
+		t.Fatal(err)
+	}
+	send, got := sotwStream(t, b)
+	send(&discovery.DiscoveryRequest{Node: &core.Node{Id: "app"}, TypeUrl: resource.ListenerType, ResourceNames: []string{"a/gone"}, VersionInfo: "OTHER.0"})
+	if r := <-got; r.GetTypeUrl() != resource.ListenerType || len(r.GetResources()) != 0 {
+		t.Errorf("answer = %v, want that there is no listener", r)
+	}
 }

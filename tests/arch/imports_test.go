@@ -46,6 +46,7 @@ func arrows() []arrow {
 		{from: "sidecar/identity"}, // it knows certificates, no transaction
 		{from: "sidecar/identity/identitytest"},
 		{from: "sidecar/*", to: []string{"txn", "txn/barrier", "txlog", "policies", "interceptor", "sidecar/engine"}},
+		{from: "controlplane/authority", to: []string{"controlplane/keep"}},
 		{from: "controlplane/api", to: []string{"controlplane/authority"}},
 		{from: "controlplane/*", to: []string{"txn", "policies"}},
 		// Level 4: assembly. The two sides share policies and txn, nothing else.
