@@ -57,6 +57,19 @@ func (s *Set) Postgres(tb testing.TB) string {
 	return "postgres://postgres@" + s.address(tb, postgres(s.Durable)) + "/postgres?sslmode=disable"
 }
 
+// PostgresSocket is Postgres over a socket of the file system, which is reached from every network namespace.
+func (s *Set) PostgresSocket(tb testing.TB) string {
+	tb.Helper()
+	k := postgres(s.Durable)
+	_, port, err := net.SplitHostPort(s.address(tb, k))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return "host=" + s.running[k.name].dir + " port=" + port + " user=postgres dbname=postgres"
+}
+
 // Redis returns the host:port of an empty Redis.
 func (s *Set) Redis(tb testing.TB) string {
 	tb.Helper()

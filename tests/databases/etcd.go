@@ -38,7 +38,7 @@ type member struct {
 // The first use on a machine builds the server, which takes minutes.
 func StartEtcd(tb testing.TB, members int, args ...string) *Etcd {
 	tb.Helper()
-	bin, err := etcdBinary()
+	bin, err := EtcdBinary()
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -197,9 +197,9 @@ func (c *Etcd) close() {
 	}
 }
 
-// etcdBinary returns the server that TXMESH_ETCD names, to try another release, or else the one built of tests/etcd, from
+// EtcdBinary returns the server that TXMESH_ETCD names, to try another release, or else the one built of tests/etcd, from
 // the user's cache.
-func etcdBinary() (string, error) {
+func EtcdBinary() (string, error) {
 	if bin := os.Getenv("TXMESH_ETCD"); bin != "" {
 		return bin, nil
 	}

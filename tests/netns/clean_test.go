@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"txmesh/tests/processes"
 )
 
 // crashEnv makes this test program the victim of TestNothingIsLeftOfACrash.
@@ -58,9 +60,9 @@ func crash(t *testing.T, dir string) {
 	h := New(t, 1).Host("a")
 	_, err := h.NewDisk(dir, 1<<20)
 	must(t, err)
-	p := &Process{Name: "left", Host: h, Path: "/bin/sh", Log: dir + ".log",
-		Args: []string{"-c", "echo here >" + dir + "/file; echo $$ >" + dir + ".pid; echo ready; exec sleep 1000"}}
-	must(t, p.Start())
+	p := &processes.Process{Name: "left", On: h.Do, Path: "/bin/sh", Log: dir + ".log",
+		Args: []string{"-c", "echo here >" + dir + "/file; echo $$ >" + dir + ".pid; echo {}; exec sleep 1000"}}
+	must(t, p.Start(&struct{}{}))
 	t.Log("ready")
 	self, err := os.FindProcess(os.Getpid())
 	must(t, err)

@@ -11,7 +11,6 @@ import (
 	"os"
 	"runtime"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -68,7 +67,7 @@ func (h *Host) enter() error {
 	if h.device, err = openTun(name); err != nil {
 		return errors.Join(err, h.network.Close())
 	}
-	if err := errors.Join(up("lo", ""), up(name, h.address.String())); err != nil {
+	if err := errors.Join(up("lo", netip.Prefix{}), up(name, h.address)); err != nil {
 		return errors.Join(err, h.device.Close(), h.network.Close())
 	}
 	return nil
@@ -92,24 +91,30 @@ func openTun(name string) (*os.File, error) {
 }
 
 // up brings a device up, with an address if there is one.
-func up(name, address string) error {
-	l, err := netlink.LinkByName(name)
+func up(name string, address netip.Prefix) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return fmt.Errorf("find the device %s: %w", name, err)
+		return err
 	}
-	if address != "" {
-		a, err := netlink.ParseAddr(address)
-		if err != nil {
-			return err
+	set := func(what uint, value func(*unix.Ifreq) error) {
+		ifr, ifrErr := unix.NewIfreq(name)
+		if err = errors.Join(err, ifrErr); err != nil {
+			return
 		}
-		if err := netlink.AddrAdd(l, a); err != nil {
-			return fmt.Errorf("give %s the address %s: %w", name, address, err)
+		if err = value(ifr); err == nil {
+			err = unix.IoctlIfreq(fd, what, ifr)
 		}
 	}
-	if err := netlink.LinkSetUp(l); err != nil {
-		return fmt.Errorf("bring %s up: %w", name, err)
+	if address.IsValid() {
+		mask := net.CIDRMask(address.Bits(), address.Addr().BitLen())
+		set(unix.SIOCSIFADDR, func(i *unix.Ifreq) error { return i.SetInet4Addr(address.Addr().AsSlice()) })
+		set(unix.SIOCSIFNETMASK, func(i *unix.Ifreq) error { return i.SetInet4Addr(mask) })
 	}
-	return nil
+	set(unix.SIOCSIFFLAGS, func(i *unix.Ifreq) error { i.SetUint16(unix.IFF_UP); return nil })
+	if err != nil {
+		err = fmt.Errorf("bring up %s %v: %w", name, address, err)
+	}
+	return errors.Join(err, unix.Close(fd))
 }
 
 // close ends the host and kills what runs on it.

@@ -15,12 +15,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"txmesh/tests/processes"
 )
 
 // port is the same on all hosts: each has its own.
@@ -317,12 +318,14 @@ func TestLatePacketsKeepTheirOrder(t *testing.T) {
 	}
 }
 
-// shell is a program on a host that says that it is ready, and then writes the time into a file.
-func shell(t *testing.T, h *Host) (p *Process, file string) {
+// ticks is a program on a host that goes on writing into a file.
+func ticks(t *testing.T, h *Host) (p *processes.Process, file string) {
 	t.Helper()
 	file = filepath.Join(t.TempDir(), "ticks")
-	return &Process{Name: "ticks", Host: h, Path: "/bin/sh", Log: file + ".log",
-		Args: []string{"-c", `echo ready; while true; do echo tick >>` + file + `; sleep 0.01; done`}}, file
+	p = &processes.Process{Name: "ticks", On: h.Do, Path: "/bin/sh", Log: file + ".log",
+		Args: []string{"-c", "cat /proc/net/fib_trie >" + file + "; echo {}; while true; do echo tick >>" + file + "; sleep 0.01; done"}}
+	t.Cleanup(p.Kill)
+	return p, file
 }
 
 func size(path string) int64 {
@@ -342,45 +345,34 @@ func eventually(t *testing.T, what string, holds func() bool) {
 	}
 }
 
+func TestProcessLivesOnItsHost(t *testing.T) {
+	h := New(t, 1).Host("a")
+	p, file := ticks(t, h)
+	for range 2 {
+		must(t, p.Start(&struct{}{}))
+		before := size(file)
+		eventually(t, "it ticks", func() bool { return size(file) > before })
+		p.Kill()
+	}
+	text, err := os.ReadFile(file)
+	must(t, err)
+	if !strings.Contains(string(text), h.IP()) {
+		t.Errorf("the process does not see the address %s but\n%s", h.IP(), text)
+	}
+}
+
 func TestStoppedProcessGoesOnWhenItMay(t *testing.T) {
-	p, file := shell(t, New(t, 1).Host("a"))
-	must(t, p.Start())
-	eventually(t, "it ticks", func() bool { return size(file) > 0 })
-	must(t, p.Signal(syscall.SIGSTOP))
-	<-time.After(50 * time.Millisecond) // for the children that were at work
+	p, file := ticks(t, New(t, 1).Host("a"))
+	must(t, p.Start(&struct{}{}))
+	p.Pause()
+	<-time.After(50 * time.Millisecond) // the signal is under way
 	stopped := size(file)
 	<-time.After(200 * time.Millisecond)
 	if got := size(file); got != stopped || !p.Running() {
 		t.Errorf("a stopped process went on from %d to %d; running %t", stopped, got, p.Running())
 	}
-	must(t, p.Signal(syscall.SIGCONT))
+	p.Continue()
 	eventually(t, "it ticks again", func() bool { return size(file) > stopped })
-}
-
-func TestKilledProcessIsGoneAndStartsAgain(t *testing.T) {
-	p, file := shell(t, New(t, 1).Host("a"))
-	must(t, p.Start())
-	if err := p.Start(); err == nil {
-		t.Error("it was started twice")
-	}
-	must(t, p.Signal(syscall.SIGSTOP)) // that does not save it
-	if !p.Kill() || p.Running() {
-		t.Error("it was not killed")
-	}
-	if p.Kill() {
-		t.Error("it was killed twice")
-	}
-	before := size(file)
-	must(t, p.Start())
-	eventually(t, "it ticks again", func() bool { return size(file) > before })
-}
-
-func TestProcessThatEndsIsNotReady(t *testing.T) {
-	h := New(t, 1).Host("a")
-	p := &Process{Name: "no", Host: h, Path: "/bin/sh", Args: []string{"-c", "echo why >&2; exit 3"}, Log: t.TempDir() + "/log"}
-	if err := p.Start(); err == nil || !strings.Contains(err.Error(), "why") {
-		t.Errorf("start says %v, want what the process said", err)
-	}
 }
 
 func TestDiskOfOneHostIsFullUntilItIsDrained(t *testing.T) {

@@ -24,6 +24,8 @@ type Process struct {
 	Args []string
 	Env  []string // beside that of the test run
 	Log  string   // file
+	// On runs what starts the child, on the thread of the host that it is to live on; nil: right here.
+	On func(start func() error) error
 
 	cmd    *exec.Cmd
 	exited chan struct{} // closed when the child is gone and its output is in the log
@@ -44,7 +46,7 @@ func (p *Process) Start(ready any) error {
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	stdout, err := p.cmd.StdoutPipe()
 	if err == nil {
-		err = p.cmd.Start()
+		err = p.launch()
 	}
 	if err != nil {
 		p.cmd = nil
@@ -66,6 +68,13 @@ func (p *Process) Start(ready any) error {
 	}
 	p.Kill()
 	return fmt.Errorf("start %s: %w; first line %q; %w\n%s", p.Name, err, line, p.err, p.Tail())
+}
+
+func (p *Process) launch() error {
+	if p.On != nil {
+		return p.On(p.cmd.Start)
+	}
+	return p.cmd.Start()
 }
 
 func (p *Process) watch(stdout io.Reader, log *os.File, first chan<- []byte) {
