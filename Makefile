@@ -19,7 +19,7 @@ GOLANGCI := $(shell $(GO) env GOPATH)/bin/golangci-lint-$(GOLANGCI_VERSION)
 need = @test -e $(1) || { echo "make $@: $(2) does not exist yet ($(1))" >&2; exit 2; }
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race test-net test-compat soak chaos demo fleet fleet-down sim mutate fuzz bench bench-quick lint lint-ready check e2e cover-e2e proto clean
+.PHONY: help build test race test-net test-compat soak soak-kill chaos demo fleet fleet-down sim mutate fuzz bench bench-quick lint lint-ready check e2e cover-e2e proto clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,7 +48,14 @@ test-compat: ## published clients of DTM against the sidecar; as root it install
 	tests/compat/install.sh
 	cd tests/compat && $(GO) test -count=1 -timeout 20m ./... $(ARGS)
 
-soak: ## transfers under kill -9 for TIME (TIME=1h), another order each time
+soak: TIME = 20m
+soak: ## as root: a fleet on etcd under cut wires, lost packets, delays, stops, kills and full disks for TIME (TIME=20m)
+	$(call need,tests/fleet,the test of the fleet)
+	@test "$$(id -u)" = 0 || { echo "make soak: needs root for hosts of its own: run it as sudo make soak" >&2; exit 2; }
+	TXMESH_FLEET=$(TIME) $(GO) test -count=1 -timeout 0 -v -run FleetLosesNothing ./tests/fleet/ $(ARGS)
+
+soak-kill: TIME = 20m
+soak-kill: ## transfers under kill -9 with embedded stores for TIME (TIME=20m), another order each time
 	$(call need,tests/e2e,the test with real processes)
 	TXMESH_E2E=$(TIME) $(GO) test -count=1 -timeout 0 -v -run NothingIsLost ./tests/e2e/ $(ARGS)
 

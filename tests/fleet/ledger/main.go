@@ -65,7 +65,8 @@ func (s service) do(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, fmt.Sprintf("want an account, an amount and an Idempotency-Key, got %q: %v", key, err), http.StatusBadRequest)
 		return
 	}
-	id, err := s.books.Do(r.Context(), fleet.Change{Key: key, Tx: r.Header.Get("Tx-Id"), Transfer: want.Transfer, Account: account, Amount: s.sign * want.Amount})
+	branch := r.Header.Get("Tx-Branch")
+	id, err := s.books.Do(r.Context(), fleet.Change{Key: key, Tx: branch[:max(0, strings.LastIndex(branch, "-"))], Transfer: want.Transfer, Account: account, Amount: s.sign * want.Amount})
 	answer(w, http.StatusCreated, fmt.Sprintf(`{"id":"%d"}`, id), err)
 }
 
