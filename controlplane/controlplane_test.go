@@ -302,7 +302,7 @@ func TestSidecarGetsItsConfiguration(t *testing.T) {
 			switch x.GetName() {
 			case "bank/p":
 				e := &core.TypedExtensionConfig{}
-				if err := x.GetResource().UnmarshalTo(e); err != nil || !bytes.Contains(e.GetTypedConfig().GetValue(), []byte(policy)) {
+				if err := x.GetResource().UnmarshalTo(e); err != nil || e.GetName() != "bank/p" || !bytes.Contains(e.GetTypedConfig().GetValue(), []byte(policy)) {
 					t.Errorf("policy = %v, %v", e, err)
 				}
 			case "ROOTCA":

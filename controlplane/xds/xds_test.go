@@ -246,6 +246,11 @@ func TestAcceptanceIsKnownPerVersion(t *testing.T) {
 	}
 	set(t, b.server, "v2", "a", "2")
 	second := c.Next()
+	c.Ack(first) // once more: it is no answer to the second
+	c.Rest()
+	if got := acceptance().Accepted; got != "v1" {
+		t.Errorf("accepted after a second ACK of the first response = %q, want v1", got)
+	}
 	at.pass(time.Second)
 	c.Nack(second, "a:1:1: no")
 	c.Rest()
