@@ -184,6 +184,14 @@ func (w *world) toPlace(a *actor, place string, r *request, most time.Duration) 
 	to := w.byPlace(place)
 	sent := r.copy()
 	l := link{twice: r.fields.get(interceptor.HeaderHome) != "" || safe(r)}
+	if interceptor.IsSharedHome(r.fields.get(interceptor.HeaderHome)) && w.chance(0.1) {
+		other := w.nodes[to.at^1] // somebody between them tries the other replica as well
+		w.after(w.lag(), func() {
+			if other.side.open() {
+				w.spawn(&other.side.process, func(*actor) { other.inbound(sent.copy()) })
+			}
+		})
+	}
 	return w.carry(a, l, &to.side, most, func(*actor) any { return to.inbound(sent.copy()) })
 }
 
