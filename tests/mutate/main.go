@@ -203,7 +203,8 @@ func (m mutation) args(seeds int) []string {
 	if m.tests != "" {
 		return []string{"-test.run", m.tests, "-test.failfast", "-test.timeout", runMax.String()}
 	}
-	return []string{"-test.run", "^TestHunt$", "-test.v", "-want", m.law, "-seeds", fmt.Sprint(seeds), "-test.timeout", runMax.String()}
+	return []string{"-test.run", "^TestHunt$", "-test.v", "-want", m.law, "-seeds", fmt.Sprint(seeds), fmt.Sprintf("-fleets=%v", m.fleet),
+		"-test.timeout", runMax.String()}
 }
 
 // read looks for the message of the law. A test that fails with another one has not seen what was broken.

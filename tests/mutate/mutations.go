@@ -10,6 +10,7 @@ type mutation struct {
 	tests string // of package by, by name; empty: the simulation judges
 	by    string // whose tests judge; empty: package engine
 	quick bool   // is in the short list
+	fleet bool   // is looked for where sidecars share a store
 }
 
 // mutations are all of them: the core, the barrier, the Gate, the relay, the shard and the driver around it, the fleet, the
@@ -194,7 +195,7 @@ func ofEngine() []mutation {
 // ofFleet breaks what keeps sidecars with a shared store from each other's journals, and brings them to those of the dead.
 func ofFleet() []mutation {
 	const machine, judge, shared = "sidecar/takeover/machine.go", "sidecar/takeover/judge.go", "txlog/memory/shared.go"
-	return []mutation{
+	list := []mutation{
 		{name: "an append is not fenced", law: "fence", file: "txlog/memory/memory.go", quick: true,
 			old: "s.leases[s.owner.ID].Owner != s.owner:", now: "s.leases[s.owner.ID].Owner.ID != s.owner.ID:"},
 		{name: "an append carries no epoch", law: "fence", file: shared,
@@ -217,7 +218,13 @@ func ofFleet() []mutation {
 			old: "(!m.cfg.Standby || len(m.live(l.Holder.Service)) > 0)", now: "(!m.cfg.Standby || l.Owner.ID != \"\")"},
 		{name: "a journal is given away before its engine has stopped", law: "handover", file: machine, quick: true,
 			old: "	m.do(Drop{h.lease.Owner, h.why})\n", now: "	m.do(Drop{h.lease.Owner, h.why})\n	m.do(Release{h.lease.Owner})\n"},
+		{name: "a shared row is replaced whatever it is by now", law: "barrier", file: "txlog/memory/memory.go",
+			old: "case !s.now.meets(c):", now: "case c.expect == nil && !s.now.meets(c):"},
 	}
+	for i := range list {
+		list[i].fleet = list[i].tests == ""
+	}
+	return list
 }
 
 // ofDTM breaks the door for clients of DTM. The law is the file of tests/wire that shows the rule.

@@ -8,12 +8,15 @@ import (
 	"txmesh/txn"
 )
 
-var fleetSeed = flag.Uint64("fleet", 0, "the one seed that TestFleets runs, with its trace")
+var (
+	fleetSeed = flag.Uint64("fleet", 0, "the one seed that TestFleets runs, with its trace")
+	fleets    = flag.Bool("fleets", false, "TestHunt looks among fleets")
+)
 
 // fleetOf is the world of TestFleets.
 func fleetOf(seed uint64) Options {
 	o := usual(seed)
-	o.Fleet = true
+	o.Fleet, o.Sharing = true, seed%2 == 0
 	return o
 }
 
@@ -31,9 +34,6 @@ func TestFleets(t *testing.T) {
 	}
 	each(t, max(*seeds/20, 20), func(i uint64) Options { return fleetOf(i + 1) }).log(t)
 }
-
-// lawsOfFleets are those that only a fleet can break.
-func lawsOfFleets() []string { return []string{"fence", "lapse", "handover", "orphan"} }
 
 // TestEveryCrashPointOfAFleet has a sidecar or an application die at each point of small worlds, or a sidecar stop for
 // longer than its lease lasts and go on with what it has in hand; others adopt what was open.

@@ -71,9 +71,14 @@ func (n *node) boot() {
 	n.relay = peer.NewRelay(local{n}, wire{n}, documents{n.w.set})
 	n.born = n.w.now
 	var err error
+	var kept interceptor.Rows = n.rows
+	var sharing interceptor.Runners
+	if n.w.opt.Sharing {
+		kept, sharing = sharedRows{n}, runners{n}
+	}
 	n.gate, err = interceptor.New(interceptor.Options{
-		Self: n.owner, Incarnation: strconv.Itoa(n.side.lives), Service: "shop/" + n.service, Keys: n.w.keys,
-		Coordinator: router{n}, Branches: branches{n}, Peers: directory{n.w}, Rows: n.rows, App: loopback{n}, Policies: n.w,
+		Self: n.owner, Home: n.home(), Runners: sharing, Incarnation: strconv.Itoa(n.side.lives), Service: "shop/" + n.service, Keys: n.w.keys,
+		Coordinator: router{n}, Branches: branches{n}, Peers: directory{n.w}, Rows: kept, App: loopback{n}, Policies: n.w,
 		NewID: n.newID, Now: n.now, Random: n.w.random, BodyMax: 1 << 16,
 	})
 	if err != nil {
@@ -94,8 +99,8 @@ func (n *node) listen() {
 	if n.side.listening {
 		return // the append that failed has killed nobody
 	}
-	if err := n.gate.Restore(context.Background(), n.runs(n.owner).states()); err != nil {
-		panic(err)
+	for open := n.runs(n.owner).states(); n.gate.Restore(context.Background(), open) != nil; {
+		n.w.cur.sleep(100 * time.Millisecond) // the rows are in a store that does not answer
 	}
 	n.side.listening = true
 }
@@ -179,6 +184,14 @@ func (w *world) toPlace(a *actor, place string, r *request, most time.Duration) 
 	to := w.byPlace(place)
 	sent := r.copy()
 	l := link{twice: r.fields.get(interceptor.HeaderHome) != "" || safe(r)}
+	if interceptor.IsSharedHome(r.fields.get(interceptor.HeaderHome)) && w.chance(0.1) {
+		other := w.nodes[to.at^1] // somebody between them tries the other replica as well
+		w.after(w.lag(), func() {
+			if other.side.open() {
+				w.spawn(&other.side.process, func(*actor) { other.inbound(sent.copy()) })
+			}
+		})
+	}
 	return w.carry(a, l, &to.side, most, func(*actor) any { return to.inbound(sent.copy()) })
 }
 
@@ -211,7 +224,7 @@ func (l loopback) Send(_ context.Context, o *interceptor.Outgoing) (*interceptor
 type directory struct{ w *world }
 
 // HomeOf returns the owner behind an inbound port.
-func (d directory) HomeOf(endpoint string) (string, bool) { return d.w.byPlace(endpoint).owner, true }
+func (d directory) HomeOf(endpoint string) (string, bool) { return d.w.byPlace(endpoint).home(), true }
 
 // EndpointOf is the inverse; now and then nobody knows, or what they know is old.
 func (d directory) EndpointOf(owner string) (string, bool) {

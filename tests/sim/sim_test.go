@@ -250,7 +250,7 @@ func TestHunt(t *testing.T) {
 		n = *seeds
 	}
 	r, other, worlds := rigFor(t), map[string]int{}, hunted
-	if slices.Contains(lawsOfFleets(), *want) {
+	if *fleets {
 		worlds = func(i uint64) Options { return fleetOf(i + 1) }
 	}
 	for i := range n {

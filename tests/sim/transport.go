@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"txmesh/interceptor"
@@ -123,14 +124,27 @@ type homes struct{ r *rig }
 
 // Settle asks the home.
 func (h homes) Settle(ctx context.Context, c interceptor.HomeCall) (interceptor.HomeReply, error) {
+	w := h.r.w
+	if !interceptor.IsSharedHome(c.Home) {
+		return h.at(ctx, w.byOwner(c.Home), c)
+	}
+	both := w.replicas(strings.TrimPrefix(c.Home, interceptor.SharedHome("shop/")))
+	first := w.rng.IntN(2)
+	r, err := h.at(ctx, both[first], c)
+	if err != nil {
+		return h.at(ctx, both[1-first], c)
+	}
+	return r, nil
+}
+
+func (h homes) at(ctx context.Context, to *node, c interceptor.HomeCall) (interceptor.HomeReply, error) {
 	w, from := h.r.w, h.r.nodeOf()
-	to := w.byOwner(c.Home)
 	if w.chance(0.01) {
 		to = w.nodes[w.rng.IntN(len(w.nodes))]
 	}
 	serve := func(*actor) any {
 		r := to.gate.Settle(ctx, c)
-		if c.Home != to.owner && r.Outcome != txn.Unknown {
+		if c.Home != to.home() && r.Outcome != txn.Unknown {
 			w.fail("home", "sidecar %s, which is not the home, answered %s of %s with %s", to.place, c.Op, c.Branch, r.Outcome)
 		}
 		w.settledAtHome(c, r)

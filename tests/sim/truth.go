@@ -241,7 +241,7 @@ func (w *world) keptAtHome(home, branch string) bool {
 	var row struct {
 		State barrier.State `cbor:"1,keyasint"`
 	}
-	data := w.byOwner(home).rows.durable[branch]
+	data := w.rowOf(home, branch)
 	if data == nil || cbor.Unmarshal(data, &row) != nil {
 		return false
 	}
