@@ -19,7 +19,7 @@ GOLANGCI := $(shell $(GO) env GOPATH)/bin/golangci-lint-$(GOLANGCI_VERSION)
 need = @test -e $(1) || { echo "make $@: $(2) does not exist yet ($(1))" >&2; exit 2; }
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race test-net test-compat soak soak-kill chaos demo fleet fleet-down sim mutate fuzz bench bench-quick lint lint-ready check e2e cover-e2e proto clean
+.PHONY: help build etcd test race test-net test-compat soak soak-kill chaos demo fleet fleet-down sim mutate fuzz bench bench-quick lint lint-ready check e2e cover-e2e proto clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,9 @@ chaos: ## clients of DTM move money between MariaDB and PostgreSQL under kill -9
 demo: ## three transfers through three services and their sidecars; ARGS=--once ends after them
 	$(call need,cmd/txmesh,the demonstration)
 	$(GO) run -trimpath -ldflags '$(LDFLAGS)' ./cmd/txmesh demo $(ARGS)
+
+etcd: ## build the etcd server that tests of the shared store start; without it they are skipped
+	TXMESH_BUILD=1 $(GO) test -count=1 -timeout 15m -v -run EtcdIsBuilt ./tests/databases/
 
 fleet: ## a whole mesh as processes, which stays up: etcd, control plane, three services with sidecars, a stand-by
 	deploy/fleet/fleet.sh up

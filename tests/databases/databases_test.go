@@ -85,3 +85,15 @@ func TestEtcdLosesAndRegainsAMember(t *testing.T) {
 		}
 	}
 }
+
+// TestEtcdIsBuilt is how make etcd builds the server.
+func TestEtcdIsBuilt(t *testing.T) {
+	if os.Getenv("TXMESH_BUILD") == "" {
+		t.Skip("make etcd asks for it")
+	}
+	bin, err := EtcdBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Log(bin)
+}

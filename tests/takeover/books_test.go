@@ -24,8 +24,11 @@ func newBooks() *books {
 }
 
 // replica starts one server of the service.
-func (b *books) replica(t *testing.T) string {
-	s := httptest.NewServer(b)
+func (b *books) replica(t *testing.T) string { return serve(t, b) }
+
+// serve starts a service.
+func serve(t *testing.T, h http.Handler) string {
+	s := httptest.NewServer(h)
 	t.Cleanup(s.CloseClientConnections)
 	t.Cleanup(s.Close)
 	return s.Listener.Addr().String()

@@ -22,13 +22,13 @@ import (
 // servers are the stores of the tests.
 var servers databases.Set
 
-// build builds the sidecar once.
+// build builds the programs once.
 var build = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "txmesh-takeover-")
 	if err != nil {
 		return "", err
 	}
-	if out, err := exec.Command("go", "build", "-o", dir, "txmesh/cmd/txmesh-sidecar").CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", "build", "-o", dir, "txmesh/cmd/txmesh-sidecar", "txmesh/cmd/txmesh-controlplane").CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build: %w\n%s", err, out)
 	}
 	return dir, nil
@@ -75,6 +75,7 @@ type world struct {
 	store   string
 	dir     string
 	policy  string
+	plane   string // host:port of a control plane, which brings the policies; empty: files do
 	members []*member
 	client  *http.Client
 }
@@ -132,8 +133,12 @@ func (w *world) start(service, app string, peers []*member, flags ...string) *me
 	}
 	name := fmt.Sprintf("%s-%d", strings.ReplaceAll(service, "/", "-"), len(w.members))
 	args := []string{"--service", service, "--inbound", "127.0.0.1:0", "--peer", "127.0.0.1:0", "--api", "127.0.0.1:0", "--outbound", "off",
-		"--store", w.store, "--data-dir", filepath.Join(w.dir, name), "--policies", w.policy, "--mesh-secret-file", filepath.Join(w.dir, "secret"),
-		"--grace-period", "1s"}
+		"--store", w.store, "--data-dir", filepath.Join(w.dir, name), "--mesh-secret-file", filepath.Join(w.dir, "secret"), "--grace-period", "1s"}
+	if w.plane != "" {
+		args = append(args, "--control-plane", w.plane)
+	} else {
+		args = append(args, "--policies", w.policy)
+	}
 	if app != "" {
 		args = append(args, "--app", app)
 	}
@@ -146,16 +151,22 @@ func (w *world) start(service, app string, peers []*member, flags ...string) *me
 	}
 	m := &member{w: w, process: &processes.Process{Name: name, Path: filepath.Join(dir, "txmesh-sidecar"), Args: append(args, flags...),
 		Log: filepath.Join(w.dir, name+".log")}}
+	m.begin()
+	w.members = append(w.members, m)
+	return m
+}
+
+// begin starts the process, once more if it was ended.
+func (m *member) begin() {
+	m.w.t.Helper()
 	if err := m.process.Start(&m.at); err != nil {
-		w.t.Fatal(err)
+		m.w.t.Fatal(err)
 	}
 	token, err := os.ReadFile(m.at.TokenFile)
 	if err != nil {
-		w.t.Fatal(err)
+		m.w.t.Fatal(err)
 	}
 	m.token = strings.TrimSpace(string(token))
-	w.members = append(w.members, m)
-	return m
 }
 
 // request makes one request; status 0 means that nothing came back.
