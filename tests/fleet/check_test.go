@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"testing"
 	"time"
 
@@ -31,17 +33,33 @@ func (w *wrong) addf(format string, args ...any) {
 	}
 }
 
-// unfinished lists, by the sidecars, what has not ended.
-func (w *world) unfinished() (open []string, err error) {
+// unfinished lists, by the sidecars, what has not ended: ids, each with where it stands for whom.
+func (w *world) unfinished() (open map[string]string, err error) {
+	open = map[string]string{}
 	for _, p := range w.pods {
-		ids, podErr := p.unfinished()
-		open, err = append(open, ids...), errors.Join(err, podErr)
+		err = errors.Join(err, p.unfinished(open))
 	}
 	return open, err
 }
 
-func (p *pod) unfinished() (open []string, err error) {
-	url := fmt.Sprintf("http://127.0.0.1:%d/v1/transactions?limit=1000&phase=open&phase=committing&phase=aborting&phase=stuck", apiPort)
+func (p *pod) unfinished(open map[string]string) error {
+	text, err := p.get("?limit=1000&phase=open&phase=committing&phase=aborting&phase=stuck")
+	if err != nil {
+		return err
+	}
+	var page struct{ Transactions []struct{ ID, Phase string } }
+	if err := json.Unmarshal(text, &page); err != nil {
+		return fmt.Errorf("list of %s: %w", p.host.Name, err)
+	}
+	for _, x := range page.Transactions {
+		open[x.ID] += x.Phase + " for " + p.host.Name + "; "
+	}
+	return nil
+}
+
+// get asks the API of a sidecar for transactions.
+func (p *pod) get(which string) ([]byte, error) {
+	url := fmt.Sprintf("http://127.0.0.1:%d/v1/transactions%s", apiPort, which)
 	r, err := http.NewRequestWithContext(context.Background(), http.MethodGet, url, nil)
 	if err != nil {
 		return nil, err
@@ -49,23 +67,17 @@ func (p *pod) unfinished() (open []string, err error) {
 	r.Header.Set("Authorization", "Bearer "+token)
 	res, err := p.client.Do(r)
 	if err != nil {
-		return nil, fmt.Errorf("list of %s: %w", p.host.Name, err)
+		return nil, fmt.Errorf("ask %s: %w", p.host.Name, err)
 	}
 	defer res.Body.Close()
 	text, err := io.ReadAll(res.Body)
-	if err != nil || res.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("list of %s: %d %s %w", p.host.Name, res.StatusCode, text, err)
+	if err == nil && res.StatusCode != http.StatusOK {
+		err = errors.New(res.Status)
 	}
-	var page struct {
-		Transactions []struct{ ID, Phase, Reason string }
+	if err != nil {
+		return nil, fmt.Errorf("ask %s for %s: %w %s", p.host.Name, which, err, text)
 	}
-	if err := json.Unmarshal(text, &page); err != nil {
-		return nil, fmt.Errorf("list of %s: %w", p.host.Name, err)
-	}
-	for _, x := range page.Transactions {
-		open = append(open, fmt.Sprint(x.ID, " ", x.Phase, " at ", p.host.Name, " (", x.Reason, ")"))
-	}
-	return open, nil
+	return text, nil
 }
 
 // settle waits until nothing is open for any sidecar, and tells how long that took.
@@ -80,10 +92,23 @@ func (w *world) settle(within time.Duration) time.Duration {
 			return took
 		}
 		if took > within {
-			w.t.Errorf("%v after the last fault, want nothing open within %v: %d open, such as %.5q; %v", took, within, len(open), open, err)
+			w.t.Errorf("%v after the last fault, want nothing open within %v: %d open; %v", took, within, len(open), err)
+			w.describe(open)
 			return took
 		}
 		time.Sleep(rest)
+	}
+}
+
+// describe prints the first of what is open, as the sidecars tell it.
+func (w *world) describe(open map[string]string) {
+	const printed = 3
+	for i, id := range slices.Sorted(maps.Keys(open)) {
+		if i == printed {
+			return
+		}
+		text, err := w.pods[0].get("/" + id)
+		w.t.Logf("%s is %s\n%s %v", id, open[id], text, err)
 	}
 }
 
