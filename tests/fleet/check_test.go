@@ -190,21 +190,9 @@ type fate struct {
 func (w *world) checkStore(bad *wrong) fate {
 	f := fate{committed: map[string]bool{}}
 	err := w.history(w.t.Context(), func(s txlog.Summary, records []txn.Record) {
-		decided, commit := 0, false
-		for _, r := range records {
-			if d, is := r.(txn.Decided); is {
-				decided++
-				commit = d.Commit
-			}
-		}
-		f.decisions += decided
-		switch {
-		case decided != 1:
-			bad.addf("%v was decided %d times, want once; its records: %+v", s.ID, decided, records)
-		case !s.Phase.Done():
-			bad.addf("%v is %v in the store", s.ID, s.Phase)
-		case commit != (s.Phase == txn.Committed):
-			bad.addf("%v was decided, commit = %t, and is %v", s.ID, commit, s.Phase)
+		decided, commit, text := judgeHistory(s.Phase, records)
+		if f.decisions += decided; text != "" {
+			bad.addf("%v %s; its records: %+v", s.ID, text, records)
 		}
 		if f.committed[string(s.ID)] = commit; !commit {
 			f.aborted++
@@ -212,6 +200,26 @@ func (w *world) checkStore(bad *wrong) fate {
 	})
 	must(w.t, err)
 	return f
+}
+
+// judgeHistory says how often a transaction was decided, how at last, and what is wrong with that, or nothing. Two owners
+// that both decide leave two decisions.
+func judgeHistory(phase txn.Phase, records []txn.Record) (decided int, commit bool, text string) {
+	for _, r := range records {
+		if d, is := r.(txn.Decided); is {
+			decided++
+			commit = d.Commit
+		}
+	}
+	switch {
+	case decided != 1:
+		text = fmt.Sprintf("was decided %d times, want once", decided)
+	case !phase.Done():
+		text = fmt.Sprintf("has not ended: %v", phase)
+	case commit != (phase == txn.Committed):
+		text = fmt.Sprintf("was decided, commit = %t, and is %v", commit, phase)
+	}
+	return decided, commit, text
 }
 
 // effects are those of all transfers, by transfer and service.
