@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"testing"
 	"time"
 
@@ -31,17 +33,33 @@ func (w *wrong) addf(format string, args ...any) {
 	}
 }
 
-// unfinished lists, by the sidecars, what has not ended.
-func (w *world) unfinished() (open []string, err error) {
+// unfinished lists, by the sidecars, what has not ended: ids, each with where it stands for whom.
+func (w *world) unfinished() (open map[string]string, err error) {
+	open = map[string]string{}
 	for _, p := range w.pods {
-		ids, podErr := p.unfinished()
-		open, err = append(open, ids...), errors.Join(err, podErr)
+		err = errors.Join(err, p.unfinished(open))
 	}
 	return open, err
 }
 
-func (p *pod) unfinished() (open []string, err error) {
-	url := fmt.Sprintf("http://127.0.0.1:%d/v1/transactions?limit=1000&phase=open&phase=committing&phase=aborting&phase=stuck", apiPort)
+func (p *pod) unfinished(open map[string]string) error {
+	text, err := p.get("?limit=1000&phase=open&phase=committing&phase=aborting&phase=stuck")
+	if err != nil {
+		return err
+	}
+	var page struct{ Transactions []struct{ ID, Phase string } }
+	if err := json.Unmarshal(text, &page); err != nil {
+		return fmt.Errorf("list of %s: %w", p.host.Name, err)
+	}
+	for _, x := range page.Transactions {
+		open[x.ID] += x.Phase + " for " + p.host.Name + "; "
+	}
+	return nil
+}
+
+// get asks the API of a sidecar for transactions.
+func (p *pod) get(which string) ([]byte, error) {
+	url := fmt.Sprintf("http://127.0.0.1:%d/v1/transactions%s", apiPort, which)
 	r, err := http.NewRequestWithContext(context.Background(), http.MethodGet, url, nil)
 	if err != nil {
 		return nil, err
@@ -49,23 +67,17 @@ func (p *pod) unfinished() (open []string, err error) {
 	r.Header.Set("Authorization", "Bearer "+token)
 	res, err := p.client.Do(r)
 	if err != nil {
-		return nil, fmt.Errorf("list of %s: %w", p.host.Name, err)
+		return nil, fmt.Errorf("ask %s: %w", p.host.Name, err)
 	}
 	defer res.Body.Close()
 	text, err := io.ReadAll(res.Body)
-	if err != nil || res.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("list of %s: %d %s %w", p.host.Name, res.StatusCode, text, err)
+	if err == nil && res.StatusCode != http.StatusOK {
+		err = errors.New(res.Status)
 	}
-	var page struct {
-		Transactions []struct{ ID, Phase, Reason string }
+	if err != nil {
+		return nil, fmt.Errorf("ask %s for %s: %w %s", p.host.Name, which, err, text)
 	}
-	if err := json.Unmarshal(text, &page); err != nil {
-		return nil, fmt.Errorf("list of %s: %w", p.host.Name, err)
-	}
-	for _, x := range page.Transactions {
-		open = append(open, fmt.Sprint(x.ID, " ", x.Phase, " at ", p.host.Name, " (", x.Reason, ")"))
-	}
-	return open, nil
+	return text, nil
 }
 
 // settle waits until nothing is open for any sidecar, and tells how long that took.
@@ -80,10 +92,23 @@ func (w *world) settle(within time.Duration) time.Duration {
 			return took
 		}
 		if took > within {
-			w.t.Errorf("%v after the last fault, want nothing open within %v: %d open, such as %.5q; %v", took, within, len(open), open, err)
+			w.t.Errorf("%v after the last fault, want nothing open within %v: %d open; %v", took, within, len(open), err)
+			w.describe(open)
 			return took
 		}
 		time.Sleep(rest)
+	}
+}
+
+// describe prints the first of what is open, as the sidecars tell it.
+func (w *world) describe(open map[string]string) {
+	const printed = 3
+	for i, id := range slices.Sorted(maps.Keys(open)) {
+		if i == printed {
+			return
+		}
+		text, err := w.pods[0].get("/" + id)
+		w.t.Logf("%s is %s\n%s %v", id, open[id], text, err)
 	}
 }
 
@@ -165,21 +190,9 @@ type fate struct {
 func (w *world) checkStore(bad *wrong) fate {
 	f := fate{committed: map[string]bool{}}
 	err := w.history(w.t.Context(), func(s txlog.Summary, records []txn.Record) {
-		decided, commit := 0, false
-		for _, r := range records {
-			if d, is := r.(txn.Decided); is {
-				decided++
-				commit = d.Commit
-			}
-		}
-		f.decisions += decided
-		switch {
-		case decided != 1:
-			bad.addf("%v was decided %d times, want once; its records: %+v", s.ID, decided, records)
-		case !s.Phase.Done():
-			bad.addf("%v is %v in the store", s.ID, s.Phase)
-		case commit != (s.Phase == txn.Committed):
-			bad.addf("%v was decided, commit = %t, and is %v", s.ID, commit, s.Phase)
+		decided, commit, text := judgeHistory(s.Phase, records)
+		if f.decisions += decided; text != "" {
+			bad.addf("%v %s; its records: %+v", s.ID, text, records)
 		}
 		if f.committed[string(s.ID)] = commit; !commit {
 			f.aborted++
@@ -187,6 +200,26 @@ func (w *world) checkStore(bad *wrong) fate {
 	})
 	must(w.t, err)
 	return f
+}
+
+// judgeHistory says how often a transaction was decided, how at last, and what is wrong with that, or nothing. Two owners
+// that both decide leave two decisions.
+func judgeHistory(phase txn.Phase, records []txn.Record) (decided int, commit bool, text string) {
+	for _, r := range records {
+		if d, is := r.(txn.Decided); is {
+			decided++
+			commit = d.Commit
+		}
+	}
+	switch {
+	case decided != 1:
+		text = fmt.Sprintf("was decided %d times, want once", decided)
+	case !phase.Done():
+		text = fmt.Sprintf("has not ended: %v", phase)
+	case commit != (phase == txn.Committed):
+		text = fmt.Sprintf("was decided, commit = %t, and is %v", commit, phase)
+	}
+	return decided, commit, text
 }
 
 // effects are those of all transfers, by transfer and service.

@@ -2,7 +2,11 @@
 
 package fleet
 
-import "testing"
+import (
+	"testing"
+
+	"txmesh/txn"
+)
 
 func TestPromiseIsJudgedByTheBooks(t *testing.T) {
 	const amount = 7
@@ -33,6 +37,30 @@ func TestPromiseIsJudgedByTheBooks(t *testing.T) {
 			}
 			got := p.judge(map[string][]Effect{"accounts": tt.accounts, "savings": tt.saves})
 			if got != tt.want {
+				t.Errorf("judge = %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestHistoryHasOneDecision(t *testing.T) {
+	yes, no := txn.Decided{Commit: true}, txn.Decided{}
+	for _, tt := range []struct {
+		name    string
+		phase   txn.Phase
+		records []txn.Record
+		want    string
+	}{
+		{"committed", txn.Committed, []txn.Record{txn.Began{}, yes}, ""},
+		{"aborted", txn.Aborted, []txn.Record{txn.Began{}, no}, ""},
+		{"two owners", txn.Committed, []txn.Record{txn.Began{}, no, yes}, "was decided 2 times, want once"},
+		{"two owners of one mind", txn.Committed, []txn.Record{txn.Began{}, yes, yes}, "was decided 2 times, want once"},
+		{"nobody", txn.Open, []txn.Record{txn.Began{}}, "was decided 0 times, want once"},
+		{"under way", txn.Aborting, []txn.Record{txn.Began{}, no}, "has not ended: aborting"},
+		{"against the decision", txn.Committed, []txn.Record{txn.Began{}, no}, "was decided, commit = false, and is committed"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if _, _, got := judgeHistory(tt.phase, tt.records); got != tt.want {
 				t.Errorf("judge = %q, want %q", got, tt.want)
 			}
 		})
