@@ -65,6 +65,7 @@ type serverConn struct {
 	in       net.Conn                 // what goes in and out once opened
 	secure   atomic.Pointer[tls.Conn] // in, if it is TLS and its handshake succeeded
 	bare     *capped
+	caller   string // read only where secure is set
 	err      error
 	abrupt   atomic.Bool
 }
@@ -98,7 +99,7 @@ func (c *serverConn) peek() error {
 	if err := t.HandshakeContext(ctx); err != nil {
 		return c.i.refused("server", c.RemoteAddr(), err)
 	}
-	c.in = t
+	c.in, c.caller = t, caller(t)
 	c.secure.Store(t)
 	return nil
 }
@@ -119,10 +120,7 @@ func (c *serverConn) refusedPlain() error {
 	const text = "this port of the mesh wants TLS with a certificate: set identity at the caller\n"
 	// A client that went away cannot be told.
 	_, _ = io.WriteString(c.Conn, "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\n"+text)
-	r := &Refusal{By: Self, Reason: Plain, Err: errPlain}
-	c.i.opt.Refused(r.By, r.Reason)
-	c.i.opt.Log.Warn("tls refused", "as", "server", "from", c.RemoteAddr().String(), "by", string(r.By), "reason", string(r.Reason), "error", r)
-	return r
+	return c.i.refused("server", c.RemoteAddr(), &Refusal{By: Self, Reason: Plain, Err: errPlain})
 }
 
 // linger reads on until the client has understood and closes, for a moment.
@@ -198,10 +196,10 @@ func (c *serverConn) Close() error {
 
 // Caller is the SPIFFE id that the client proved; empty before the first byte, and for who proved none.
 func (c *serverConn) Caller() string {
-	if t := c.secure.Load(); t != nil {
-		return caller(t)
+	if c.secure.Load() == nil {
+		return ""
 	}
-	return ""
+	return c.caller
 }
 
 type connKey struct{}

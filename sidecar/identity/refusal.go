@@ -99,6 +99,9 @@ func (r *Refusal) remedy() string {
 
 // refusalOf reads what crypto/tls says of a handshake. Alerts have no type there, only a text.
 func refusalOf(err error) *Refusal {
+	if r, ok := errors.AsType[*Refusal](err); ok {
+		return r
+	}
 	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "remote error" {
 		return &Refusal{By: Other, Reason: alertReason(op.Err.Error()), Err: op.Err}
 	}
