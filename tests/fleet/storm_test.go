@@ -18,9 +18,8 @@ type storm struct {
 	began time.Time
 
 	mu     sync.Mutex     // guards below
-	active map[int]Fault  // of the wire, by number
-	struck []struckFault  // those that have begun
-	ended  map[string]int // processes that ended by themselves, as they may
+	active map[int]Fault // of the wire, by number
+	struck []struckFault // those that have ended
 	errs   []error
 }
 
