@@ -17,7 +17,7 @@ type storm struct {
 	w     *world
 	began time.Time
 
-	mu     sync.Mutex     // guards below
+	mu     sync.Mutex    // guards below
 	active map[int]Fault // of the wire, by number
 	struck []struckFault // those that have ended
 	errs   []error
