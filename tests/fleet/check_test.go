@@ -127,7 +127,7 @@ func (w *world) history(ctx context.Context, each func(s txlog.Summary, records 
 	if err != nil {
 		return err
 	}
-	defer engine.Close()
+	defer func() { must(w.t, engine.Close()) }()
 	store := engine.As(txlog.Owner{})
 	const page = 1000
 	for q := (txlog.Query{Limit: page}); ; {

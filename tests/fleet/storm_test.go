@@ -17,10 +17,9 @@ type storm struct {
 	w     *world
 	began time.Time
 
-	mu     sync.Mutex     // guards below
-	active map[int]Fault  // of the wire, by number
-	struck []struckFault  // those that have begun
-	ended  map[string]int // processes that ended by themselves, as they may
+	mu     sync.Mutex    // guards below
+	active map[int]Fault // of the wire, by number
+	struck []struckFault // those that have ended
 	errs   []error
 }
 

@@ -99,7 +99,7 @@ func newWorld(t *testing.T, seed uint64) *world {
 	w.net = netns.New(t, seed)
 	database := servers.PostgresSocket(t)
 	var err error
-	w.dir, err = os.MkdirTemp("", "txmesh-fleet-")
+	w.dir, err = os.MkdirTemp("", "txmesh-fleet-") //nolint:usetesting // the logs of a run that failed stay
 	must(t, err)
 	t.Cleanup(w.remove)
 	w.etcd, err = databases.EtcdBinary()

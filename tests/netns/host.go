@@ -150,7 +150,9 @@ func (h *Host) Listen(address string) (net.Listener, error) {
 
 // ListenPacket listens for UDP as a process of the host does.
 func (h *Host) ListenPacket(address string) (net.PacketConn, error) {
-	return within(h, func() (net.PacketConn, error) { return net.ListenPacket("udp", address) })
+	return within(h, func() (net.PacketConn, error) {
+		return (&net.ListenConfig{}).ListenPacket(context.Background(), "udp", address)
+	})
 }
 
 // within runs f, which may block, on a thread that is in the network of the host for the time. A socket stays in the

@@ -298,7 +298,7 @@ func TestLatePacketsKeepTheirOrder(t *testing.T) {
 	a, b := n.Host("a"), n.Host("b")
 	in, err := b.ListenPacket(b.At(port))
 	must(t, err)
-	defer in.Close()
+	defer func() { must(t, in.Close()) }()
 	n.Send([]*Host{a}, []*Host{b}, Fault{Delay: 10 * time.Millisecond, Jitter: 10 * time.Millisecond})
 	c, err := a.DialContext(t.Context(), "udp", b.At(port))
 	must(t, err)
