@@ -57,9 +57,10 @@ type Gate struct {
 	joins *joins
 
 	mu       sync.Mutex
-	roots    map[string]bool // guarded by mu: keys of root requests being served
-	busy     map[string]bool // guarded by mu: branches with a call running at their home
-	enlisted uint64          // guarded by mu: counts Enlists of this incarnation
+	roots    map[string]bool   // guarded by mu: keys of root requests being served
+	busy     map[string]bool   // guarded by mu: branches with a call running at their home
+	doubts   map[string]*doubt // guarded by mu: by branch
+	enlisted uint64            // guarded by mu: counts Enlists of this incarnation
 }
 
 // New returns a Gate, or an error that names what is missing.
@@ -97,7 +98,7 @@ func New(o Options) (*Gate, error) {
 	if o.Linger <= 0 {
 		o.Linger = 30 * time.Second
 	}
-	return &Gate{Options: o, joins: newJoins(o.Linger), roots: map[string]bool{}, busy: map[string]bool{}}, nil
+	return &Gate{Options: o, joins: newJoins(o.Linger), roots: map[string]bool{}, busy: map[string]bool{}, doubts: map[string]*doubt{}}, nil
 }
 
 // exchange is what the Gate remembers of a request until After.

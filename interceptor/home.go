@@ -129,8 +129,10 @@ func (g *Gate) runForward(ctx context.Context, r Request, c carried, branch stri
 		}
 	}
 	if err := g.save(ctx, branch, &x.row, true); err != nil {
+		g.doubt(branch, true)
 		return Verdict{Answer: problem(CodeJournal, err.Error(), c.context.ID)}
 	}
+	g.certain(branch)
 	g.joins.enter(g.Now(), x.serving)
 	return Verdict{Ticket: &Ticket{Hold: true, Outlive: true, state: x}}
 }
@@ -211,6 +213,7 @@ func (x *servedExchange) withdraw(ctx context.Context, g *Gate, err error) {
 		return
 	}
 	if err := g.Rows.Save(ctx, x.branch, x.row.stored, nil, false); err != nil {
+		g.doubt(x.branch, true)
 		g.Log.Warn("a call that was not sent counts as started", "branch", x.branch, "error", err)
 	}
 }
@@ -238,6 +241,8 @@ func (g *Gate) resolveByKey(ctx context.Context, branch string, r row) (row, bar
 	}
 	again := *r.Request
 	again.Header = r.Request.Header.Clone()
+	id, n, _ := SplitBranchName(branch)
+	again.Header.Set(HeaderID, string(id))
 	again.Header.Set(HeaderBranch, branch)
 	again.Header.Set(HeaderOp, OpForward)
 	again.Header.Set(headerTraceparent, g.newTraceparent())
@@ -247,7 +252,6 @@ func (g *Gate) resolveByKey(ctx context.Context, branch string, r row) (row, bar
 	defer g.rest(ctx, branch, &r)
 	// Should the application not have done it before, it does it now. What it calls meanwhile is a branch below this
 	// one, or refused where the transaction is decided: nobody could undo it otherwise.
-	id, n, _ := SplitBranchName(branch)
 	s := &serving{context: Context{ID: id, Parent: n, Expires: r.Deadline},
 		keys: []string{"trace:" + traceID(again.Header.Get(headerTraceparent))}}
 	g.joins.enter(g.Now(), s)

@@ -2,11 +2,13 @@ package interceptor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
 
+	"txmesh/txlog"
 	"txmesh/txn/barrier"
 )
 
@@ -46,6 +48,9 @@ func decodeRow(b []byte) (row, error) {
 func (g *Gate) save(ctx context.Context, branch string, r *row, sync bool) error {
 	data := r.encode()
 	if err := g.Rows.Save(ctx, branch, r.stored, data, sync); err != nil {
+		if !errors.Is(err, txlog.ErrChanged) {
+			g.doubt(branch, false)
+		}
 		return err
 	}
 	r.stored = data
@@ -65,14 +70,14 @@ func (g *Gate) run(ctx context.Context, branch string, r *row) error {
 	return g.save(ctx, branch, r, true)
 }
 
-// rest is the end of what run noted. Should it be lost, replicas wait until this sidecar is gone or comes by again.
+// rest is the end of what run noted. Should it not be written, Tidy does it later.
 func (g *Gate) rest(ctx context.Context, branch string, r *row) {
 	if r.Runner == "" {
 		return
 	}
 	r.Runner = ""
 	if err := g.save(context.WithoutCancel(ctx), branch, r, false); err != nil {
-		g.Log.Warn("a call of this branch counts as running until this sidecar settles it", "branch", branch, "error", err)
+		g.Log.Warn("a call of this branch counts as running for a while", "branch", branch, "error", err)
 	}
 }
 
@@ -151,5 +156,8 @@ func (g *Gate) Forget(ctx context.Context, branch string) error {
 	if err != nil || !found {
 		return err
 	}
-	return g.Rows.Save(ctx, branch, data, nil, false)
+	if err = g.Rows.Save(ctx, branch, data, nil, false); errors.Is(err, txlog.ErrChanged) {
+		return nil // a replica has dropped it, or uses it: the next sweep sees
+	}
+	return err
 }

@@ -9,14 +9,18 @@ import (
 	"testing"
 	"time"
 
+	"txmesh/txlog"
 	"txmesh/txn"
 )
 
 // sharedRows are the barrier rows of all replicas of a service.
 type sharedRows struct {
-	mu   sync.Mutex // guards rows
-	rows map[string][]byte
+	mu     sync.Mutex // guards all below
+	rows   map[string][]byte
+	silent bool // writes are done, and nobody hears so
 }
+
+var errSilent = errors.New("no answer")
 
 func (s *sharedRows) Load(_ context.Context, branch string) ([]byte, bool, error) {
 	s.mu.Lock()
@@ -29,12 +33,15 @@ func (s *sharedRows) Save(_ context.Context, branch string, old, row []byte, _ b
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !bytes.Equal(old, s.rows[branch]) {
-		return errors.New("the row has changed")
+		return txlog.ErrChanged
 	}
 	if row == nil {
 		delete(s.rows, branch)
 	} else {
 		s.rows[branch] = row
+	}
+	if s.silent {
+		return errSilent
 	}
 	return nil
 }
@@ -161,5 +168,52 @@ func TestForwardAndUndoNeverBothWin(t *testing.T) {
 		if ran && undo.Outcome == txn.OK {
 			t.Fatal("the call runs, and its undo was answered as having nothing to undo")
 		}
+	}
+}
+
+// A row that was written although nobody heard so names a runner that runs nothing. It is taken back: the other replica
+// does not wait for ever.
+func TestARowInDoubtIsTakenBack(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		broken func(a *world, shared *sharedRows) // at a, whose writes are not answered
+		op     txn.Op
+		want   string // at b, afterwards
+	}{
+		{"the call did not leave", func(a *world, _ *sharedRows) {
+			if v := a.in(a.forward("/accounts/a/withdrawals")); v.Ticket != nil || code(v.Answer) != string(CodeJournal) {
+				t.Errorf("forward = %+v, want %s", v, CodeJournal)
+			}
+		}, txn.Undo, "ok"},
+		{"its end is not known", func(a *world, shared *sharedRows) {
+			shared.silent = false
+			v := a.in(a.forward("/accounts/a/withdrawals"))
+			shared.silent = true
+			a.after(v, nil, errors.New("reset"))
+		}, txn.Undo, "refused"}, // crashed: nobody knows
+		{"an undo was not noted", func(a *world, shared *sharedRows) {
+			shared.silent = false
+			a.put("done")
+			shared.silent = true
+			a.settleOp(txn.Undo, txn.OK)
+		}, txn.Undo, "ok"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			shared, gone := &sharedRows{rows: map[string][]byte{}, silent: true}, map[string]bool{}
+			a, b := newReplica(t, "AAAAAAAAAAAAA", shared, gone), newReplica(t, "BBBBBBBBBBBBB", shared, gone)
+			tt.broken(a, shared)
+			a.gate.Tidy(t.Context()) // too early, and nothing is answered
+			shared.silent = false
+			a.now = a.now.Add(doubtPauseMin)
+			a.gate.Tidy(t.Context())
+			if got := b.settleOp(tt.op, txn.None).Outcome.String(); got != tt.want {
+				t.Errorf("%s at the other replica = %s, want %s", tt.op, got, tt.want)
+			}
+			a.now = a.now.Add(doubtMax)
+			a.gate.Tidy(t.Context())
+			if len(a.gate.doubts) > 0 {
+				t.Errorf("%d rows are still in doubt after %v", len(a.gate.doubts), doubtMax)
+			}
+		})
 	}
 }

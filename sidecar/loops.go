@@ -156,6 +156,7 @@ func (s *Sidecar) gaugeLoop(ctx context.Context) {
 	every(ctx, reportEvery, func() {
 		// The next round tells of what fails; until then the last good set stays.
 		_ = s.keepPolicies(ctx)
+		s.gate.Tidy(ctx)
 		m, now := s.metrics, time.Now()
 		age := func(t time.Time) float64 {
 			if t.IsZero() {

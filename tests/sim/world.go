@@ -293,6 +293,7 @@ func (w *world) sweep() {
 			continue
 		}
 		w.spawn(&n.side.process, func(*actor) {
+			n.gate.Tidy(context.Background())
 			list, err := n.gate.Overdue(context.Background())
 			if err != nil {
 				return // the next sweep tries again
