@@ -29,7 +29,7 @@ func (m *member) connect(e *Engine) (*clientv3.Client, error) {
 	o := e.opts
 	c, err := clientv3.New(clientv3.Config{
 		Endpoints: []string{m.endpoint}, TLS: o.TLS, Username: o.User, Password: o.Password, Context: e.ctx,
-		DialTimeout: o.Try, DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 3 * time.Second, 
+		DialTimeout: o.Try, DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 3 * time.Second,
 		MaxCallSendMsgSize: o.BytesMax + 512<<10, Logger: zap.NewNop(),
 	})
 	if err != nil {
