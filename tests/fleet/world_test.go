@@ -26,6 +26,7 @@ const (
 	appPort, accountsPort          = 8080, 9001 // on the loopback of a host
 	savingsPort                    = 9002
 	etcdPort, etcdPeerPort         = 2379, 2380
+	planePort                      = 15810
 )
 
 // The sizes of the disks. What is not written costs no memory.
@@ -36,6 +37,7 @@ const (
 
 const (
 	stores   = 3
+	controls = 2
 	replicas = 2
 	accounts = 500 // so many that transfers seldom wait for each other's rows
 	token    = "the token of the fleet"
@@ -104,7 +106,8 @@ func newWorld(t *testing.T, seed uint64) *world {
 	t.Cleanup(w.remove)
 	w.etcd, err = databases.EtcdBinary()
 	must(t, err)
-	out, err := exec.CommandContext(t.Context(), "go", "build", "-o", w.dir+"/", "txmesh/cmd/txmesh-sidecar", "txmesh/examples/bank", "txmesh/tests/fleet/ledger").CombinedOutput()
+	out, err := exec.CommandContext(t.Context(), "go", "build", "-o", w.dir+"/", "txmesh/cmd/txmesh-sidecar", "txmesh/cmd/txmesh-controlplane",
+		"txmesh/examples/bank", "txmesh/tests/fleet/ledger").CombinedOutput()
 	if err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
@@ -113,6 +116,9 @@ func newWorld(t *testing.T, seed uint64) *world {
 	}
 	for i := range stores {
 		w.roster.Stores = append(w.roster.Stores, w.host(fmt.Sprintf("etcd-%d", i)).Name)
+	}
+	for i := range controls {
+		w.roster.Controls = append(w.roster.Controls, w.host(fmt.Sprintf("control-%d", i)).Name)
 	}
 	for _, service := range services {
 		for i := range replicas {
@@ -124,8 +130,12 @@ func newWorld(t *testing.T, seed uint64) *world {
 	}
 	w.clients = w.host("clients")
 	policy, err := os.ReadFile("testdata/policy.yaml")
-	must(t, errors.Join(err, os.WriteFile(w.dir+"/policy.yaml", policy, 0o600), os.WriteFile(w.dir+"/token", []byte(token), 0o600),
+	must(t, errors.Join(err, os.MkdirAll(w.dir+"/policies", 0o700), os.MkdirAll(w.dir+"/tokens/bank", 0o700),
+		os.WriteFile(w.dir+"/policies/policy.yaml", policy, 0o600), os.WriteFile(w.dir+"/token", []byte(token), 0o600),
 		os.WriteFile(w.dir+"/secret", []byte("0123456789abcdef0123456789abcdef"), 0o600)))
+	for _, service := range services {
+		must(t, os.WriteFile(w.dir+"/tokens/bank/"+service, []byte("join-"+service+"-0123456789"), 0o600))
+	}
 	t.Cleanup(w.stop)
 	w.start(database)
 	return w
@@ -170,13 +180,16 @@ func (w *world) start(database string) {
 		w.unit(name, w.etcdCommand(i)...).mayFail = true
 		w.units[name].disk = w.disk(name, etcdDisk)
 	}
+	for _, name := range w.roster.Controls {
+		w.unit(name, w.controlCommand(name)...)
+	}
 	for _, p := range w.pods {
 		w.unit(appOf(p.host.Name), w.appCommand(p, database)...)
 		w.units[appOf(p.host.Name)].process.On = p.host.Do
 		w.unit(p.host.Name, w.sidecarCommand(p)...)
 		w.units[p.host.Name].disk = w.disk(p.host.Name, sidecarDisk)
 	}
-	for _, names := range [][]string{w.roster.Stores, w.roster.Apps, w.roster.Sidecars} {
+	for _, names := range [][]string{w.roster.Stores, w.roster.Controls, w.roster.Apps, w.roster.Sidecars} {
 		for _, name := range names {
 			must(w.t, w.units[name].start())
 		}
@@ -215,6 +228,19 @@ func (w *world) etcdCommand(i int) []string {
 		"--auto-compaction-mode=periodic", "--auto-compaction-retention=1m", "--max-wals=2", "--max-snapshots=2"}
 }
 
+// controlCommand is a replica of the control plane. Both have the same root.
+func (w *world) controlCommand(name string) []string {
+	var others []string
+	for _, other := range w.roster.Controls {
+		if other != name {
+			others = append(others, w.hosts[other].At(planePort))
+		}
+	}
+	h := w.hosts[name]
+	return []string{w.dir + "/txmesh-controlplane", "--name", name, "--listen", h.At(planePort), "--api", "127.0.0.1:15811", "--names", h.IP(),
+		"--replicas", strings.Join(others, ","), "--policies", w.dir + "/policies", "--tokens-dir", w.dir + "/tokens", "--data-dir", w.dir + "/plane"}
+}
+
 func (w *world) appCommand(p *pod, database string) []string {
 	listen := fmt.Sprint("127.0.0.1:", appPort)
 	switch p.service {
@@ -229,21 +255,23 @@ func (w *world) appCommand(p *pod, database string) []string {
 
 // sidecarCommand is how a sidecar is started: what it knows of the store and of the others stands here.
 func (w *world) sidecarCommand(p *pod) []string {
-	var members, peers []string
+	var members, planes []string
 	for _, name := range w.roster.Stores {
 		members = append(members, w.hosts[name].At(etcdPort))
+	}
+	for _, name := range w.roster.Controls {
+		planes = append(planes, w.hosts[name].At(planePort))
 	}
 	arrivals := map[string][]string{}
 	for _, other := range w.pods {
 		arrivals[other.service] = append(arrivals[other.service], other.host.At(inboundPort))
-		if other != p {
-			peers = append(peers, other.host.At(peerPort))
-		}
 	}
 	args := []string{w.dir + "/txmesh-sidecar", "--service", "bank/" + p.service, "--app", fmt.Sprint("127.0.0.1:", appPort),
 		"--inbound", p.host.At(inboundPort), "--peer", p.host.At(peerPort), "--api", fmt.Sprint("127.0.0.1:", apiPort), "--outbound", "off",
-		"--peers", strings.Join(peers, ","), "--store", "etcd://" + strings.Join(members, ",") + prefix,
-		"--data-dir", w.data(p.host.Name), "--policies", w.dir + "/policy.yaml", "--mesh-secret-file", w.dir + "/secret",
+		"--control-plane", strings.Join(planes, ","), "--control-plane-ca", w.dir + "/plane/bundle.pem", "--identity", "control-plane",
+		"--join-address", planes[0], "--join-ca-file", w.dir + "/plane/bundle.pem", "--join-token-file", w.dir + "/tokens/bank/" + p.service,
+		"--join-keep-key", "true", "--service-mtls", "permissive", "--store", "etcd://" + strings.Join(members, ",") + prefix,
+		"--data-dir", w.data(p.host.Name), "--mesh-secret-file", w.dir + "/secret",
 		"--token-file", w.dir + "/token"}
 	if p.service == "transfers" {
 		args = append(args, "--upstreams", fmt.Sprintf("service=accounts,listen=127.0.0.1:%d,to=%s,host=accounts.test;service=savings,listen=127.0.0.1:%d,to=%s,host=savings.test",
