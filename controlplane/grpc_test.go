@@ -29,7 +29,7 @@ func backend(t *testing.T) string {
 	}
 	s := grpc.NewServer()
 	healthpb.RegisterHealthServer(s, health.NewServer())
-	go s.Serve(l) // until Stop
+	go func() { _ = s.Serve(l) }() // until Stop
 	t.Cleanup(s.Stop)
 	return l.Addr().String()
 }
@@ -47,7 +47,7 @@ func xdsClient(t *testing.T, p *plane, service string) healthpb.HealthClient {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { conn.Close() })
+	t.Cleanup(func() { _ = conn.Close() }) // every call has its answer
 	return healthpb.NewHealthClient(conn)
 }
 

@@ -203,7 +203,7 @@ func (s *Sidecar) shutdown() error {
 	s.caller.BreakOff() // the engine waits for its calls
 	errs[len(errs)-1] = s.owners.Close()
 	<-closed
-	return errors.Join(append(errs, s.handOver())...)
+	return errors.Join(errors.Join(errs...), s.handOver())
 }
 
 // handOver gives the journals of a shared store to those who come next. Nothing is served any more: a replica that finds

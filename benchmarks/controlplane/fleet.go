@@ -85,7 +85,7 @@ func node(n int, service string) *core.Node {
 
 func (f *fleet) open(ctx context.Context, address string, creds credentials.TransportCredentials, n *core.Node) (*sidecar, error) {
 	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(creds), grpc.WithReadBufferSize(4<<10),
-		grpc.WithWriteBufferSize(4<<10), grpc.WithSharedWriteBuffer(true), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)))
+		grpc.WithWriteBufferSize(4<<10), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)))
 	if err != nil {
 		return nil, err
 	}
@@ -179,6 +179,6 @@ func (f *fleet) last() time.Time {
 func (f *fleet) close() {
 	f.stop()
 	for _, s := range f.all {
-		s.conn.Close() // the process ends
+		_ = s.conn.Close() // the process ends
 	}
 }

@@ -46,7 +46,7 @@ func run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }() // left behind at worst
 	p, err := startPlane(ctx, o, dir)
 	if err != nil {
 		return err

@@ -179,7 +179,7 @@ func (h handler) admit(r *http.Request, service, fingerprint string) (Result, er
 		if !errors.Is(err, authority.ErrToken) {
 			return Failed, fmt.Errorf("review a token for %s: %w", service, err)
 		}
-		if err != authority.ErrToken { // it says more
+		if err != authority.ErrToken { //nolint:errorlint // wrapped, it says more
 			return Refused, refusal{http.StatusUnauthorized, err}
 		}
 	}

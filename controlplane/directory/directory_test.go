@@ -225,6 +225,7 @@ func TestNodesThatCannotBeRead(t *testing.T) {
 		{"service", &core.Node{}, map[string]any{"service": "accounts"}, `service "accounts" is not namespace/name`},
 		{"inbound", &core.Node{}, map[string]any{"inbound": "h"}, `inbound "h" is not host:port`},
 		{"port 0", &core.Node{}, map[string]any{"inbound": "h:0"}, `inbound "h:0" is not host:port`},
+		{"name of a port", &core.Node{}, map[string]any{"inbound": "h:http"}, `inbound "h:http" is not host:port`},
 		{"nowhere", &core.Node{}, map[string]any{"inbound": ""}, "names neither inbound nor peer"},
 		{"id", &core.Node{Id: "B/1", Cluster: "x/y"}, nil, `node id "B/1" is not its owner and incarnation, A/1`},
 		{"cluster", &core.Node{Id: "A/1", Cluster: "x/z"}, nil, `node cluster "x/z" is not its service, x/y`},

@@ -19,7 +19,7 @@ func Once(path string, data []byte) (made bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("make %s: %w", path, err)
 	}
-	defer os.Remove(name) // the link keeps what it holds
+	defer func() { _ = os.Remove(name) }() // the link keeps what it holds
 	if err := os.Link(name, path); errors.Is(err, fs.ErrExist) {
 		return false, nil
 	} else if err != nil {

@@ -93,10 +93,11 @@ func (p *Port) know(c net.Conn) (*half, net.Conn, error) {
 	if err := c.SetDeadline(time.Now().Add(handshakeMax)); err != nil {
 		return nil, nil, err
 	}
-	to, conn := p.http, c
+	to := p.http
+	var conn net.Conn
 	if p.config != nil {
 		t := tls.Server(c, p.config)
-		if err := t.Handshake(); err != nil {
+		if err := t.Handshake(); err != nil { //nolint:noctx // the deadline bounds it
 			return nil, nil, err
 		}
 		if t.ConnectionState().NegotiatedProtocol == "h2" {

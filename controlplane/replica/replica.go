@@ -75,7 +75,7 @@ func (f Follower) stream(ctx context.Context, stands func()) error {
 	if err != nil {
 		return fmt.Errorf("replica %s: %w", f.Address, err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }() // the stream has ended
 	s, err := discovery.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(ctx)
 	if err != nil {
 		return fmt.Errorf("replica %s: %w", f.Address, err)

@@ -62,7 +62,7 @@ func TestBrokenFilesKeepTheLastGoodSet(t *testing.T) {
 	if d := cmp.Diff(map[string]string{"bank/p": policy, "bank/p.grant": strings.TrimPrefix(grant, "---\n")}, first.Documents); d != "" {
 		t.Fatalf("documents (-want +got):\n%s", d)
 	}
-	write(t, dir, "a.yaml", policy+"  - {nmae: b}\n")
+	write(t, dir, "a.yaml", policy+"  - {nam: b}\n")
 	if u := next(); u.Set != nil || u.Problem == nil || !strings.Contains(u.Problem.Error(), "a.yaml:7:") {
 		t.Errorf("update after a fault = %+v, want the finding and no set", u)
 	}

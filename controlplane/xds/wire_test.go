@@ -243,7 +243,6 @@ type bench struct {
 	t       *testing.T
 	server  *Server
 	address string
-	caller  Caller
 	refused map[Cause]int
 	joined  chan *core.Node
 	left    chan *core.Node

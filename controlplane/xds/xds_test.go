@@ -332,7 +332,7 @@ func sotwStream(t *testing.T, b *bench) (send func(*discovery.DiscoveryRequest),
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { conn.Close() })
+	t.Cleanup(func() { _ = conn.Close() }) // the stream has ended
 	s, err := discovery.NewAggregatedDiscoveryServiceClient(conn).StreamAggregatedResources(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -17,11 +17,11 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 )
 
-// Request and Response are the messages of the protocol.
-type (
-	Request  = discovery.DeltaDiscoveryRequest
-	Response = discovery.DeltaDiscoveryResponse
-)
+// Request is what a client sends.
+type Request = discovery.DeltaDiscoveryRequest
+
+// Response is what a server sends.
+type Response = discovery.DeltaDiscoveryResponse
 
 // patience is how long a test waits for what must come.
 const patience = 10 * time.Second
@@ -65,7 +65,7 @@ func Open(t testing.TB, address string, creds credentials.TransportCredentials, 
 	c := &Client{t: t, node: node, got: make(chan *Response, 4096), end: make(chan struct{})}
 	c.close = func() {
 		cancel()
-		conn.Close()
+		_ = conn.Close() // the stream is over
 	}
 	t.Cleanup(c.close)
 	if c.stream, err = discovery.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(ctx); err != nil {

@@ -16,7 +16,7 @@ func (i *Identity) ControlPlane(host string, also *x509.CertPool) *tls.Config {
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			m, err := i.get()
 			if err != nil {
-				return new(tls.Certificate), nil // none is shown
+				return new(tls.Certificate), nil //nolint:nilerr // none is shown
 			}
 			return &m.wants.Certificates[0], nil
 		},

@@ -69,13 +69,13 @@ func (f Files) watch(ctx context.Context) (<-chan struct{}, error) {
 	}
 	changed := make(chan struct{}, 1)
 	go func() {
-		defer w.Close() // nothing is written by it
+		defer func() { _ = w.Close() }() // nothing is written by it
 		for {
 			select {
 			case <-ctx.Done():
 				return
 			case <-w.Events:
-			case <-w.Errors: // an overflow has swallowed events
+			case <-w.Errors: //nolint:errcheck // an overflow has swallowed events
 			}
 			select {
 			case changed <- struct{}{}:

@@ -264,7 +264,7 @@ func TestNoCertificateIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }() // all is said
 	_, err = say(c, "hello")
 	if err == nil || refusalOf(err).Reason != NoCertificate || refusalOf(err).By != Other {
 		t.Errorf("client sees %v, want that a certificate is required", err)
@@ -342,7 +342,7 @@ func TestOptionalTakesClientsWithoutCertificate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }() // all is said
 	if got, err := say(c, "hello"); err != nil || got != `hello from ""` {
 		t.Errorf("answer %q, %v", got, err)
 	}
@@ -560,7 +560,7 @@ func TestAWorkloadCannotPassForTheControlPlane(t *testing.T) {
 	}()
 	for _, also := range []*x509.CertPool{nil, x509.NewCertPool()} {
 		if c, err := tls.Dial("tcp", evil.Addr().String(), p.ControlPlane("127.0.0.1", also)); err == nil {
-			c.Close()
+			_ = c.Close() // nothing was sent
 			t.Error("a workload's certificate was taken for the control plane's")
 		}
 	}
@@ -568,7 +568,7 @@ func TestAWorkloadCannotPassForTheControlPlane(t *testing.T) {
 	if err != nil {
 		t.Fatalf("the real one: %v", err)
 	}
-	c.Close()
+	_ = c.Close() // nothing was sent
 }
 
 func TestRootsChangeWithoutALoss(t *testing.T) {

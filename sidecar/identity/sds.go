@@ -54,7 +54,7 @@ func (s SDS) stream(ctx context.Context, i *Identity) (took bool, _ error) {
 	if err != nil {
 		return false, fmt.Errorf("sds-socket %s: %w", s.Socket, err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }() // the stream has ended
 	stream, err := secretv3.NewSecretDiscoveryServiceClient(conn).StreamSecrets(ctx)
 	if err != nil {
 		return false, fmt.Errorf("sds-socket %s: %w", s.Socket, err)

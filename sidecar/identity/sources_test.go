@@ -47,9 +47,10 @@ func (g *agent) serve() {
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	g.server = grpc.NewServer()
-	secretv3.RegisterSecretDiscoveryServiceServer(g.server, g)
-	go g.server.Serve(l)
+	server := grpc.NewServer()
+	secretv3.RegisterSecretDiscoveryServiceServer(server, g)
+	g.server = server
+	go func() { _ = server.Serve(l) }() // until Stop
 }
 
 func inline(data []byte) *corev3.DataSource {

@@ -123,7 +123,7 @@ func decode(data []byte) (map[string]*envoy.DeltaDiscoveryResponse, error) {
 	for r := bytes.NewReader(body); ; {
 		res := &envoy.DeltaDiscoveryResponse{}
 		err := protodelim.UnmarshalOptions{MaxSize: receiveMax}.UnmarshalFrom(r, res)
-		if err == io.EOF { // unwrapped: between two messages
+		if errors.Is(err, io.EOF) { // between two messages; within one the end is unexpected
 			return out, nil
 		}
 		if err != nil {

@@ -34,7 +34,7 @@ func (c *Client) stream(ctx context.Context, address string, self Node) (healthy
 	if err != nil {
 		return false, err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }() // the stream has ended
 	// A server may take the connection and say nothing, or stop later: it sends the next answer of a kind only after
 	// the last was acknowledged, and a word that is lost between them is missed by nobody.
 	silence := time.AfterFunc(c.opt.SilenceMax, func() {

@@ -41,7 +41,7 @@ func (p *Process) Start(ready any) error {
 	if err != nil {
 		return err
 	}
-	p.cmd = exec.Command(p.Path, p.Args...)
+	p.cmd = exec.Command(p.Path, p.Args...) //nolint:noctx // it lives until Kill
 	p.cmd.Env, p.cmd.Stderr = append(Environ(), p.Env...), log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	stdout, err := p.cmd.StdoutPipe()

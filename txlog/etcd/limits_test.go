@@ -44,8 +44,8 @@ func TestWhatDoesNotFitIsRefusedWhole(t *testing.T) {
 		if err := s.Append(t.Context(), es, true); !errors.Is(err, txlog.ErrTooLarge) {
 			t.Errorf("too many %s: %v, want ErrTooLarge", name, err)
 		}
-		for e := range s.History(t.Context(), es[0].Tx) {
-			t.Errorf("too many %s left %v", name, e)
+		for e, err := range s.History(t.Context(), es[0].Tx) {
+			t.Errorf("too many %s left %v, %v", name, e, err)
 		}
 	}
 	var rows []txlog.Row
@@ -105,7 +105,7 @@ func TestAFullEtcdIsSaidAndSurvived(t *testing.T) {
 	}
 	client, err := clientv3.New(clientv3.Config{Endpoints: c.Endpoints()})
 	mustDo(t, err)
-	defer client.Close()
+	defer func() { _ = client.Close() }() // every request has its answer
 	r, err := client.Get(t.Context(), "x")
 	mustDo(t, err)
 	_, err = client.Compact(t.Context(), r.Header.Revision, clientv3.WithCompactPhysical())

@@ -102,10 +102,10 @@ func (e *Engine) victims(ctx context.Context, from string, before time.Time, ove
 // somebody else trims.
 func (e *Engine) forget(ctx context.Context, batch []victim, trimmed *counted) ([]bool, error) {
 	next := counted{Bytes: trimmed.Bytes}
-	ops := make([]clientv3.Op, len(batch))
-	for i, v := range batch {
+	ops := make([]clientv3.Op, 0, len(batch)+1)
+	for _, v := range batch {
 		next.Bytes += v.end.Bytes
-		ops[i] = e.forgetting(v)
+		ops = append(ops, e.forgetting(v))
 	}
 	ops = append(ops, clientv3.OpPut(e.keys.trimmed(), next.String()))
 	r, err := e.forgetAll(ctx, trimmed.revision, ops)

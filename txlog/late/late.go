@@ -94,7 +94,7 @@ func (s *Shared) Close() error {
 	<-s.done
 	engine, err := s.get()
 	if err != nil {
-		return nil // it was never open
+		return nil //nolint:nilerr // it was never open
 	}
 	return engine.Close()
 }

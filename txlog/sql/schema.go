@@ -140,7 +140,7 @@ func connect(o Options) (*sql.DB, dialect, error) {
 	open := map[string]func(Options) (*sql.DB, dialect, error){"postgres": connectPostgres, "postgresql": connectPostgres, "mysql": connectMySQL}
 	scheme, _, _ := strings.Cut(o.DSN, "://")
 	if open[scheme] == nil {
-		return nil, nil, errors.New("dsn: want postgres://... or mysql://...")
+		return nil, nil, errors.New("dsn: want one that begins with postgres:// or mysql://")
 	}
 	db, d, err := open[scheme](o)
 	if err != nil {
