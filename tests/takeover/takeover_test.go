@@ -83,7 +83,7 @@ func adoption(t *testing.T, store string, open int) (total, adopted time.Duratio
 	close(b.down)
 	eventually(t, "all have ended", 60*time.Second, func() bool { return second.open(1) == 0 })
 	total = time.Since(at)
-	adopted = second.said("journal adopted").Sub(at)
+	adopted = second.said("journal adopted", first.at.Owner).Sub(at)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for i := range open {

@@ -219,19 +219,20 @@ func (m *member) open(limit int) int {
 	return len(page.Transactions)
 }
 
-// said returns when a sidecar logged a message for the first time.
-func (m *member) said(message string) time.Time {
+// said returns when a sidecar logged a message about an owner for the first time.
+func (m *member) said(message, owner string) time.Time {
 	m.w.t.Helper()
 	for line := range strings.Lines(m.process.Output()) {
 		var l struct {
-			Time time.Time
-			Msg  string
+			Time  time.Time
+			Msg   string
+			Owner string
 		}
-		if json.Unmarshal([]byte(line), &l) == nil && l.Msg == message {
+		if json.Unmarshal([]byte(line), &l) == nil && l.Msg == message && l.Owner == owner {
 			return l.Time
 		}
 	}
-	m.w.t.Fatalf("%s never said %q", m.process.Name, message)
+	m.w.t.Fatalf("%s never said %q of %s", m.process.Name, message, owner)
 	return time.Time{}
 }
 
