@@ -266,6 +266,11 @@ func (p *problems) check(c *Config) {
 	if c.Standby && !c.SharedStore() {
 		p.add("standby", "true", "has a store of its own, and no journal but its own is in it", "set store to the engine that the mesh shares")
 	}
+	if host, _, err := net.SplitHostPort(c.Peer); c.SharedStore() && err == nil && c.AdvertisePeer == "" && len(c.ControlPlane) == 0 {
+		if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+			p.add("advertise-peer", "", "is missing: peer is bound to all addresses, and others on the shared store find this sidecar by one", "give the host:port by which they reach the peer port")
+		}
+	}
 	if c.SharedStore() && c.MeshSecretFile == "" {
 		p.add("mesh-secret-file", "", "is missing, but the store is shared", "make one file for the whole mesh with `openssl rand -hex 32`")
 	}

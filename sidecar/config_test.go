@@ -5,6 +5,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -194,4 +195,31 @@ config: app: is missing; give the application's host:port`},
 			}
 		})
 	}
+}
+
+// What a shared store needs is asked for; its password is not repeated.
+func TestMistakesOfASharedStore(t *testing.T) {
+	for _, tt := range []struct{ args, want string }{
+		{"--store mysql://root:secret@db:3306/txmesh --peer 0.0.0.0:15808",
+			"config: mesh-secret-file: is missing, but the store is shared; make one file for the whole mesh with `openssl rand -hex 32`\n" +
+				"config: advertise-peer: is missing: peer is bound to all addresses, and others on the shared store find this sidecar by one; give the host:port by which they reach the peer port"},
+		{"--store redis://user:secret@db:6379/1 --mesh-secret-file s --advertise-peer a:1",
+			`config: store: "redis://user:xxxxx@db:6379/1": is neither badger nor the URL of a store; write badger, or a URL that begins with etcd://, postgres:// or mysql://`},
+		{"--standby true",
+			"config: standby: \"true\": has an application beside it; leave out app: a stand-by adopts for services that have no sidecar left\n" +
+				"config: standby: \"true\": has a store of its own, and no journal but its own is in it; set store to the engine that the mesh shares"},
+	} {
+		_, err := Load(append(strings.Fields(tt.args), "--service", "bank/a", "--app", "127.0.0.1:1"), nil, noHelp)
+		if err == nil || !sameLines(err.Error(), tt.want) {
+			t.Errorf("%s:\n%v\nwant\n%s", tt.args, err, tt.want)
+		}
+	}
+}
+
+// sameLines compares what is said in any order.
+func sameLines(a, b string) bool {
+	x, y := strings.Split(a, "\n"), strings.Split(b, "\n")
+	slices.Sort(x)
+	slices.Sort(y)
+	return slices.Equal(x, y)
 }

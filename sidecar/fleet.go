@@ -28,9 +28,9 @@ func (s *Sidecar) newOwners() *owners.Owners {
 
 // newKeeper makes what claims journals in a shared store, once the peer port is open.
 func (s *Sidecar) newKeeper() error {
-	at := s.cfg.AdvertisePeer
-	if at == "" {
-		at = dialable(s.ports.peer.Addr())
+	at := dialable(s.ports.peer.Addr())
+	if s.cfg.AdvertisePeer != "" || s.control != nil {
+		at = s.reachable(s.ports.peer, s.cfg.AdvertisePeer)
 	}
 	var err error
 	s.keeper, err = takeover.New(takeover.Options{
