@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -38,11 +36,7 @@ func (j *journal) transaction(g *group, mark counted) func(context.Context, *cli
 	k, owner := j.engine.keys, j.owner.ID
 	ops := []clientv3.Op{clientv3.OpPut(k.group(owner), mark.String())}
 	for _, p := range g.parts {
-		writes := slices.Clone(p.entries)
-		for _, row := range slices.Sorted(maps.Keys(p.index)) {
-			writes = append(writes, p.index[row])
-		}
-		ops = append(ops, clientv3.OpTxn(p.cmps, writes, nil))
+		ops = append(ops, clientv3.OpTxn(p.cmps, p.writes(), nil))
 	}
 	return func(ctx context.Context, c *clientv3.Client) (*clientv3.TxnResponse, error) {
 		return c.Txn(ctx).If(

@@ -15,7 +15,8 @@
 // sends the very same transaction again, and if the number in g is its own, then it had happened. So an append that
 // waits long enough learns what became of it, and no append is found twice. An append that is the first of a
 // transaction compares, within its own nested transaction, that nobody has begun that id: it is refused alone, with
-// ErrTaken. Nesting also keeps far below --max-txn-ops, which counts each level.
+// ErrTaken. Nesting also keeps below --max-txn-ops, which the levels share; an append of many transactions, which is what
+// an engine makes of all that is ready, nests its writes once more.
 //
 // Keys, behind the prefix; ids are escaped like the path of a URL, numbers are hexadecimal:
 //

@@ -3,6 +3,7 @@ package etcd
 import (
 	"fmt"
 	"maps"
+	"slices"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -21,7 +22,9 @@ const (
 const (
 	rowBytes   = 128
 	indexBytes = 4<<10 + 8*rowBytes
-	stepOps    = 7 // u or l and f, those that they replace, and an entry row and k
+	stepOps    = 7  // u or l and f, those that they replace, and an entry row and k
+	chunkOps   = 16 // writes of a long append that share a transaction nested in it
+	headOps    = 3  // comparisons of a group
 	headBytes  = 64 << 10
 )
 
@@ -52,9 +55,9 @@ func (e *Engine) request(es []txlog.Entry) (*request, error) {
 		r.steps[i].bodies = append(r.steps[i].bodies, body)
 		r.bytes += len(body) + 8
 	}
-	if ops := len(r.steps)*stepOps + 2; ops > e.opts.OpsMax {
+	if stepsMax := max((e.opts.OpsMax-headOps)/stepOps, e.opts.OpsMax-headOps-chunkOps); len(r.steps) > stepsMax {
 		return nil, fmt.Errorf("%d transactions in one append, at most %d; raise --max-txn-ops and ops-max: %w",
-			len(r.steps), (e.opts.OpsMax-2)/stepOps, txlog.ErrTooLarge)
+			len(r.steps), stepsMax, txlog.ErrTooLarge)
 	}
 	if r.bytes > e.bytesMax() {
 		return nil, fmt.Errorf("%d bytes in one append, at most %d; raise --max-request-bytes and bytes-max: %w",
@@ -119,7 +122,38 @@ func (g *group) takes(e *Engine, p *part) bool {
 	return true
 }
 
-func (p *part) opsMax() int { return max(len(p.cmps), len(p.entries)+len(p.index)) }
+// opsMax is what the part takes of --max-txn-ops, which the levels of nesting share.
+func (p *part) opsMax() int {
+	ops, _ := p.shape()
+	return ops
+}
+
+// shape is opsMax, and how many writes share a transaction nested in the part; none is nested if those are all.
+func (p *part) shape() (ops, chunk int) {
+	writes := len(p.entries) + len(p.index)
+	flat, nested := max(len(p.cmps), writes), max(len(p.cmps), (writes+chunkOps-1)/chunkOps)+chunkOps
+	if flat <= nested {
+		return flat, writes
+	}
+	return nested, chunkOps
+}
+
+// writes are the operations of the part, nested where one level does not take them all.
+func (p *part) writes() []clientv3.Op {
+	ops := slices.Clone(p.entries)
+	for _, row := range slices.Sorted(maps.Keys(p.index)) {
+		ops = append(ops, p.index[row])
+	}
+	_, chunk := p.shape()
+	if len(ops) <= chunk {
+		return ops
+	}
+	var nested []clientv3.Op
+	for some := range slices.Chunk(ops, chunk) {
+		nested = append(nested, clientv3.OpTxn(nil, some, nil))
+	}
+	return nested
+}
 
 // touches yields the transactions and keys that the part writes.
 func (p *part) touches() map[string]bool {

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"txmesh/tests/databases"
@@ -37,7 +38,7 @@ func ended(id string) txlog.Entry {
 func TestWhatDoesNotFitIsRefusedWhole(t *testing.T) {
 	s := claim(t, open(t, databases.StartEtcd(t, 1)), owner)
 	var many []txlog.Entry
-	for i := range 19 {
+	for i := range 110 {
 		many = append(many, began(fmt.Sprint("many", i), 0))
 	}
 	for name, es := range map[string][]txlog.Entry{"bytes": {began("small", 0), began("large", 3<<19)}, "transactions": many} {
@@ -63,7 +64,7 @@ func TestWhatDoesNotFitIsRefusedWhole(t *testing.T) {
 				t.Error(err)
 			}
 			var some []txlog.Entry
-			for n := range 18 {
+			for n := range 109 {
 				some = append(some, began(fmt.Sprintf("s%d-%d", i, n), 10))
 			}
 			if err := s.Append(t.Context(), some, true); err != nil {
@@ -171,5 +172,32 @@ func TestTrimsBesideEachOtherForgetOnce(t *testing.T) {
 	mustDo(t, err)
 	if len(left) != n-forgotten-rest || len(left) < n*4/10 || len(left) > n*5/10 {
 		t.Errorf("%d left after %d and %d were forgotten of %d", len(left), forgotten, rest, n)
+	}
+}
+
+// TestOpenFindsLongAndMany: transactions that one read does not take, in number or in length, are found whole.
+func TestOpenFindsLongAndMany(t *testing.T) {
+	s := claim(t, open(t, databases.StartEtcd(t, 1)), owner)
+	want := map[txn.ID]int{"long": 300}
+	all := []txlog.Entry{began("long", 0)}
+	for i := range 70 {
+		id := fmt.Sprint("short", i)
+		all, want[txn.ID(id)] = append(all, began(id, 0)), 1
+	}
+	mustDo(t, s.Append(t.Context(), all, true))
+	for i := range want["long"] - 1 {
+		e := txlog.Entry{Tx: "long", At: time.Unix(2, int64(i)), Record: txn.Enlisted{Branch: txn.Branch{ID: fmt.Sprint(i)}}}
+		mustDo(t, s.Append(t.Context(), []txlog.Entry{e}, true))
+	}
+	got := map[txn.ID]int{}
+	for e, err := range s.Open(t.Context(), txlog.Owner{}) {
+		mustDo(t, err)
+		if r, ok := e.Record.(txn.Enlisted); ok && r.Branch.ID != fmt.Sprint(got[e.Tx]-1) {
+			t.Fatalf("entry %d of %s is branch %s", got[e.Tx], e.Tx, r.Branch.ID)
+		}
+		got[e.Tx]++
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("entries found (-want +got):\n%s", diff)
 	}
 }

@@ -11,7 +11,7 @@ import (
 )
 
 // loadMax is how many transactions are read at once.
-const loadMax = 16
+const loadMax = 32
 
 // load reads the transactions that the next requests go on with and the committer does not know, which is so after a
 // claim and for late records. Requests for those of another owner are refused; the others are returned.

@@ -55,6 +55,7 @@ func (s *store) Open(ctx context.Context, o txlog.Owner) iter.Seq2[txlog.Entry, 
 			yield(txlog.Entry{}, fmt.Errorf("open journal of %s: this store is of %s: %w", o.ID, own, txlog.ErrFenced))
 			return
 		}
+		var ids []txn.ID
 		for kv, err := range s.engine.rows(ctx, s.usable, s.engine.keys.unfinishedOf(own), 0, true) {
 			if err != nil {
 				yield(txlog.Entry{}, fmt.Errorf("open journal of %s: %w", own, err))
@@ -65,8 +66,60 @@ func (s *store) Open(ctx context.Context, o txlog.Owner) iter.Seq2[txlog.Entry, 
 				yield(txlog.Entry{}, err)
 				return
 			}
-			for e, err := range s.History(ctx, id) {
-				if !yield(e, err) || err != nil {
+			if ids = append(ids, id); len(ids) == loadMax {
+				if !s.histories(ctx, ids, yield) {
+					return
+				}
+				ids = nil
+			}
+		}
+		s.histories(ctx, ids, yield)
+	}
+}
+
+// histories yields the entries of some transactions, which it reads at once, and reports whether to go on.
+func (s *store) histories(ctx context.Context, ids []txn.ID, yield func(txlog.Entry, error) bool) bool {
+	if len(ids) == 0 {
+		return true
+	}
+	gets := make([]clientv3.Op, len(ids))
+	for i, id := range ids {
+		gets[i] = clientv3.OpGet(s.engine.keys.entries(id), clientv3.WithPrefix(), clientv3.WithLimit(pageRows))
+	}
+	err := s.usable()
+	var rows [][]*mvccpb.KeyValue
+	if err == nil {
+		rows, err = s.engine.read(ctx, gets...)
+	}
+	if err != nil {
+		yield(txlog.Entry{}, fmt.Errorf("open journal of %s: %w", s.journal.owner.ID, err))
+		return false
+	}
+	for i, id := range ids {
+		history := decodeRows(id, rows[i])
+		if len(rows[i]) == pageRows { // there may be more
+			history = s.History(ctx, id)
+		}
+		for e, err := range history {
+			if !yield(e, err) || err != nil {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// decodeRows yields the entries in the rows of a transaction.
+func decodeRows(id txn.ID, rows []*mvccpb.KeyValue) iter.Seq2[txlog.Entry, error] {
+	return func(yield func(txlog.Entry, error) bool) {
+		for _, kv := range rows {
+			_, es, err := decodeRow(id, kv.Value)
+			if err != nil {
+				yield(txlog.Entry{}, fmt.Errorf("history of %s: %w", id, err))
+				return
+			}
+			for _, e := range es {
+				if !yield(e, nil) {
 					return
 				}
 			}
