@@ -15,12 +15,22 @@ import (
 	"txmesh/tests/databases"
 )
 
-// size is how much a test does; TXMESH_TAKEOVER=full is what the figures in docs/status.md are of.
+// whole asks for the sizes that the figures in docs/status.md are of.
+func whole() bool { return os.Getenv("TXMESH_TAKEOVER") == "full" }
+
+// size is how much a test does.
 func size(short, full int) int {
-	if os.Getenv("TXMESH_TAKEOVER") == "full" {
+	if whole() {
 		return full
 	}
 	return short
+}
+
+// beside has a test run beside others, because it waits most of its time. One that figures are taken from runs alone.
+func beside(t *testing.T) {
+	if !whole() {
+		t.Parallel()
+	}
 }
 
 const policy = `apiVersion: txmesh.io/v1beta1
@@ -37,8 +47,12 @@ spec:
 
 // onEach runs a test on every kind of shared store that is on this machine.
 func onEach(t *testing.T, f func(t *testing.T, store string)) {
+	beside(t)
 	for name, open := range engines {
-		t.Run(name, func(t *testing.T) { f(t, open(t)) })
+		t.Run(name, func(t *testing.T) {
+			beside(t)
+			f(t, open(t))
+		})
 	}
 }
 
@@ -174,6 +188,7 @@ func TestAnUndoOutlivesTheReplicaThatServedTheCall(t *testing.T) {
 // A sidecar that starts while the store is away passes what belongs to no transaction, takes none, and says so. When the
 // store comes, it goes on by itself.
 func TestASidecarStartsWithoutTheStore(t *testing.T) {
+	beside(t)
 	store := "postgres://postgres@" + closedPort(t) + "/postgres?sslmode=disable"
 	w, b := newWorld(t, store, policy), newBooks()
 	m := w.start("bank/accounts", b.replica(t), nil)
@@ -201,6 +216,7 @@ func closedPort(t *testing.T) string {
 // While the store has no majority, new transactions are refused with Retry-After, open ones wait, and what belongs to none
 // flows. Afterwards everything goes on, and nothing is lost.
 func TestATimeWithoutTheStore(t *testing.T) {
+	beside(t)
 	cluster := databases.StartEtcd(t, 3)
 	w, b := newWorld(t, "etcd://"+strings.Join(cluster.Endpoints(), ",")+"/away", policy), newBooks()
 	replica := w.start("bank/accounts", b.replica(t), nil)

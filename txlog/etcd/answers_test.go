@@ -83,6 +83,7 @@ func (d *deafening) cut() {
 
 // TestLostAnswersChangeNothing: whatever answer is lost, each append is there once and in its place.
 func TestLostAnswersChangeNothing(t *testing.T) {
+	t.Parallel()
 	c := databases.StartEtcd(t, 1)
 	d := startDeafening(t, c.Endpoints()[0])
 	a := startAppender(t, c, 1, func(o *etcd.Options) { o.Endpoints = []string{d.listener.Addr().String()} })
@@ -123,6 +124,7 @@ func TestAFencedAppendIsNotMistaken(t *testing.T) {
 // TestLateRecordsAndTrimsDoNotMix: a transaction that gets a late record while it is being forgotten is there whole,
 // with the record, or begins anew with it.
 func TestLateRecordsAndTrimsDoNotMix(t *testing.T) {
+	t.Parallel()
 	c := databases.StartEtcd(t, 1)
 	s := claim(t, open(t, c), owner)
 	trims := claim(t, open(t, c), "BBBBBBBBBBBBB")

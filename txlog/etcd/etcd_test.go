@@ -12,8 +12,10 @@ import (
 )
 
 func TestEtcdConforms(t *testing.T) {
+	t.Parallel()
 	for _, members := range []int{1, 3} {
 		t.Run(fmt.Sprint(members, "-members"), func(t *testing.T) {
+			t.Parallel()
 			cluster := databases.StartEtcd(t, members)
 			var places atomic.Int32
 			txlogtest.RunShared(t, func(t *testing.T) txlog.Shared {

@@ -80,6 +80,7 @@ func TestWhatDoesNotFitIsRefusedWhole(t *testing.T) {
 
 // TestAFullEtcdIsSaidAndSurvived: first nothing new is accepted, then nothing is written, and space makes all well.
 func TestAFullEtcdIsSaidAndSurvived(t *testing.T) {
+	t.Parallel()
 	c := databases.StartEtcd(t, 1, fmt.Sprintf("--quota-backend-bytes=%d", 16<<20))
 	e := open(t, c)
 	s := claim(t, e, owner)

@@ -195,6 +195,7 @@ func TestNothingIsLostWithAMinority(t *testing.T) {
 
 // TestALostMajorityIsSaidAndSurvived: without a majority nothing is acknowledged and Accepts says no; with it all goes on.
 func TestALostMajorityIsSaidAndSurvived(t *testing.T) {
+	t.Parallel()
 	for _, loss := range []struct {
 		name       string
 		lose, back func(*databases.Etcd, int) error
@@ -203,6 +204,7 @@ func TestALostMajorityIsSaidAndSurvived(t *testing.T) {
 		{"halted", (*databases.Etcd).Pause, (*databases.Etcd).Resume},
 	} {
 		t.Run(loss.name, func(t *testing.T) {
+			t.Parallel()
 			c := databases.StartEtcd(t, 3)
 			a := startAppender(t, c, 1)
 			b := startAppender(t, c, 2) // appends nothing meanwhile

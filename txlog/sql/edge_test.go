@@ -148,7 +148,7 @@ func TestWrongAddressesAreExplainedWithoutTheirPassword(t *testing.T) {
 func TestAFullQueueRefusesAtOnce(t *testing.T) {
 	for _, k := range kinds {
 		t.Run(k.name, func(t *testing.T) {
-			dsn, o := ownOutage(t, k.name)
+			dsn, o := outage(t, k.name)
 			s := claim(t, open(t, shared.Options{DSN: dsn, QueueBytes: 1000, Timeout: time.Minute}), "AAAAAAAAAAAAA")
 			o.Freeze()
 			defer o.Thaw()

@@ -166,22 +166,31 @@ var outages = []struct {
 	{"killed", func(o databases.Outage) (away, back func()) { return o.Kill, o.Restart }},
 }
 
-// ownOutage starts a database for one test alone.
-func ownOutage(t *testing.T, kind string) (dsn string, o databases.Outage) {
+// outage is a place in a database that only tests like this use, one after the other. It has its tables already: making
+// them takes longer than the time-outs of these tests on a machine that is busy.
+func outage(t *testing.T, kind string) (dsn string, o databases.Outage) {
 	t.Helper()
-	own := &databases.Set{Durable: true}
-	t.Cleanup(own.Close)
 	if kind == "postgres" {
-		return postgresPlace(t, own), own.PostgresOutage(t)
+		dsn, o = postgresPlace(t, &durable), durable.PostgresOutage(t)
+	} else {
+		dsn, o = mariadbPlace(t, &durable), durable.MariaDBOutage(t)
 	}
-	return mariadbPlace(t, own), own.MariaDBOutage(t)
+	t.Cleanup(o.Thaw) // a test that failed may have left it frozen
+	e, err := shared.Open(t.Context(), shared.Options{DSN: dsn})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return dsn, o
 }
 
 func TestAppendsWaitThroughAnOutageAndNoneIsLost(t *testing.T) {
 	for _, k := range kinds {
 		for _, way := range outages {
 			t.Run(k.name+"/"+way.name, func(t *testing.T) {
-				dsn, o := ownOutage(t, k.name)
+				dsn, o := outage(t, k.name)
 				e := open(t, shared.Options{DSN: dsn, Timeout: time.Minute, SlowAfter: 300 * time.Millisecond})
 				s := claim(t, e, "AAAAAAAAAAAAA")
 				l := startLoad(s, "x", 16)
@@ -207,7 +216,7 @@ func TestAppendsFailInALongOutageAndNoneIsTorn(t *testing.T) {
 	for _, k := range kinds {
 		for _, way := range outages {
 			t.Run(k.name+"/"+way.name, func(t *testing.T) {
-				dsn, o := ownOutage(t, k.name)
+				dsn, o := outage(t, k.name)
 				e := open(t, shared.Options{DSN: dsn, Timeout: time.Second, SlowAfter: 300 * time.Millisecond})
 				s := claim(t, e, "AAAAAAAAAAAAA")
 				l := startLoad(s, "x", 16)
@@ -233,7 +242,7 @@ func TestAppendsFailInALongOutageAndNoneIsTorn(t *testing.T) {
 func TestNothingComesBehindAnOpen(t *testing.T) {
 	for _, k := range kinds {
 		t.Run(k.name, func(t *testing.T) {
-			dsn, o := ownOutage(t, k.name)
+			dsn, o := outage(t, k.name)
 			e := open(t, shared.Options{DSN: dsn, Timeout: 500 * time.Millisecond, SlowAfter: 100 * time.Millisecond})
 			s := claim(t, e, "AAAAAAAAAAAAA")
 			for round := range 4 {
@@ -284,8 +293,10 @@ func TestSixteenOwnersAppendAtOnce(t *testing.T) {
 			for _, l := range loads {
 				until(t, "each owner appends", func() bool { return l.acked.Load() > 200 })
 			}
+			for _, l := range loads {
+				l.end() // all, for the checks take longer the more there is
+			}
 			for i, l := range loads {
-				l.end()
 				l.check(t)
 				if l.failed.Load() > 0 {
 					t.Errorf("%d appends of owner %d failed", l.failed.Load(), i)

@@ -19,13 +19,15 @@ import (
 )
 
 var (
-	set    databases.Set
-	places atomic.Int32
+	set     databases.Set
+	durable = databases.Set{Durable: true} // for tests that take it away
+	places  atomic.Int32
 )
 
 func TestMain(m *testing.M) {
 	code := m.Run()
 	set.Close()
+	durable.Close()
 	os.Exit(code)
 }
 
