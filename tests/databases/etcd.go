@@ -112,7 +112,24 @@ func (c *Etcd) end(i int, s syscall.Signal) error {
 }
 
 // Pause halts a member with SIGSTOP: its connections stay open, and nothing answers.
-func (c *Etcd) Pause(i int) error { return c.members[i].cmd.Process.Signal(syscall.SIGSTOP) }
+func (c *Etcd) Pause(i int) error {
+	pid := c.members[i].cmd.Process.Pid
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		return err
+	}
+	for deadline := time.Now().Add(readyMax); ; time.Sleep(time.Millisecond) {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			return err
+		}
+		if _, state, ok := strings.Cut(string(stat), ") "); ok && strings.HasPrefix(state, "T") {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("member %d was not stopped within %v", i, readyMax)
+		}
+	}
+}
 
 // Resume ends a Pause.
 func (c *Etcd) Resume(i int) error { return c.members[i].cmd.Process.Signal(syscall.SIGCONT) }
