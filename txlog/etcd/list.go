@@ -8,6 +8,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"txmesh/txlog"
+	"txmesh/txn"
 )
 
 // List implements txlog.Journal. It reads all unfinished transactions, and of the finished ones what the page needs,
@@ -45,6 +46,9 @@ func (s *store) list(ctx context.Context, q txlog.Query) ([]txlog.Summary, error
 		}
 	}
 	open := len(p.found)
+	if len(q.Phases) > 0 && !slices.ContainsFunc(q.Phases, txn.Phase.Done) {
+		return sorted(p.found), nil // of all that is kept, the finished are by far the most
+	}
 	begin, end := k.listedAll(), clientv3.GetPrefixRangeEnd(k.listedAll())
 	if !q.Begun.Before.IsZero() {
 		begin = max(begin, k.listedFrom(q.Begun.Before))
@@ -66,13 +70,17 @@ func (s *store) list(ctx context.Context, q txlog.Query) ([]txlog.Summary, error
 			break
 		}
 	}
-	slices.SortFunc(p.found, func(a, b txlog.Summary) int {
+	return sorted(p.found), nil
+}
+
+func sorted(found []txlog.Summary) []txlog.Summary {
+	slices.SortFunc(found, func(a, b txlog.Summary) int {
 		if txlog.Newer(a, b) {
 			return -1
 		}
 		return 1
 	})
-	return p.found, nil
+	return found
 }
 
 // page collects what a query selects behind its cursor.
