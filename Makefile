@@ -30,9 +30,9 @@ build: ## build bin/txmesh, bin/txmesh-sidecar and bin/txmesh-controlplane
 	$(call need,cmd/txmesh-controlplane,the control plane)
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/txmesh ./cmd/txmesh-sidecar ./cmd/txmesh-controlplane
 
-test: ## go vet and all tests that need neither root nor a network: two or three minutes
+test: ## go vet and all tests that need neither root nor a network: four or five minutes
 	$(GO) vet $(PKG)
-	$(GO) test -timeout 5m $(PKG)
+	$(GO) test -timeout 10m $(PKG)
 
 race: ## the same tests under the race detector
 	$(GO) test -race -timeout 15m $(PKG)
