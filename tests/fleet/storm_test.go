@@ -138,7 +138,11 @@ func (s *storm) hurt(ctx context.Context, u *unit, f Fault) (note string, err er
 	case Fill:
 		err := u.disk.Fill(0)
 		pause(ctx, f.Lasts)
-		if err := errors.Join(err, u.disk.Drain()); err != nil || u.process.Running() {
+		err = errors.Join(err, u.disk.Drain())
+		if u.mayFail { // what a write has failed for may be ending just now
+			pause(context.WithoutCancel(ctx), time.Second)
+		}
+		if err != nil || u.process.Running() {
 			return "it went on", err
 		}
 		if !u.mayFail {
