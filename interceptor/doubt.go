@@ -2,6 +2,8 @@ package interceptor
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"time"
 
 	"txmesh/txn/barrier"
@@ -45,7 +47,9 @@ func (g *Gate) certain(branch string) {
 // Tidy looks at the rows that could not be written for certain, and takes back what they say of calls that this sidecar
 // does not run. It is to be called about once a second.
 func (g *Gate) Tidy(ctx context.Context) {
-	for branch, d := range g.due() {
+	due := g.due()
+	for _, branch := range slices.Sorted(maps.Keys(due)) {
+		d := due[branch]
 		if !g.enter(branch) {
 			continue // a call runs, and writes the row in the end
 		}
