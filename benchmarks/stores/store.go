@@ -87,14 +87,14 @@ func postgres(h *host) (*store, error) {
 	h.Cleanup(func() { _ = db.Close() }) // nothing is under way
 	s := &store{kind: "postgres", unit: "WAL records"}
 	s.place = func(name string) (string, error) {
-		_, err := db.Exec("CREATE SCHEMA " + name)
+		_, err := db.ExecContext(context.Background(), "CREATE SCHEMA "+name)
 		return dsn + "&search_path=" + name, err
 	}
 	s.count = func() (n int64, err error) {
-		err = db.QueryRow("SELECT wal_records FROM pg_stat_wal").Scan(&n)
+		err = db.QueryRowContext(context.Background(), "SELECT wal_records FROM pg_stat_wal").Scan(&n)
 		return n, err
 	}
-	err = db.QueryRow("SHOW server_version").Scan(&s.version)
+	err = db.QueryRowContext(context.Background(), "SHOW server_version").Scan(&s.version)
 	s.version = "PostgreSQL " + s.version
 	return s, err
 }
