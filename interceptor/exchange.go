@@ -47,6 +47,9 @@ type Request interface {
 type Response interface {
 	Status() int
 	Header(name string) string
+	// Trailer returns a field that follows the body, such as gRPC's status; "" before the body has ended, and where the
+	// forwarder passes trailers unread.
+	Trailer(name string) string
 	SetHeader(name, value string)
 	DelHeader(name string)
 	EachHeader(f func(name, value string))
@@ -60,6 +63,8 @@ type Answer struct {
 	Status int
 	Header [][2]string // in order
 	Body   []byte
+	// Trailer follows the body, in order: where gRPC has its status. HTTP/1 leaves it out.
+	Trailer [][2]string
 }
 
 // Verdict is what Before says of a request. The zero value lets it pass untouched: both bodies stream and After

@@ -71,10 +71,11 @@ func (r *request) Body(limit int) ([]byte, error) {
 
 // response is a Response in memory.
 type response struct {
-	status int
-	header http.Header
-	body   []byte
-	broken error // the message broke off
+	status  int
+	header  http.Header
+	trailer http.Header
+	body    []byte
+	broken  error // the message broke off
 }
 
 func newResponse(status int, body string, header ...string) *response {
@@ -87,6 +88,7 @@ func newResponse(status int, body string, header ...string) *response {
 
 func (r *response) Status() int                  { return r.status }
 func (r *response) Header(name string) string    { return r.header.Get(name) }
+func (r *response) Trailer(name string) string   { return r.trailer.Get(name) }
 func (r *response) SetHeader(name, value string) { r.header.Set(name, value) }
 func (r *response) DelHeader(name string)        { r.header.Del(name) }
 

@@ -150,9 +150,10 @@ type Outgoing struct {
 
 // Reply is a complete answer, its body bounded by the sender's limit.
 type Reply struct {
-	Status int
-	Header http.Header
-	Body   []byte
+	Status  int
+	Header  http.Header
+	Body    []byte
+	Trailer http.Header // of gRPC
 }
 
 // HomeCall asks the home of a branch to settle it: Undo, Commit or Ask.

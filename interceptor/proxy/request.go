@@ -124,6 +124,7 @@ var _ interceptor.Response = (*response)(nil)
 
 func (r *response) Status() int                           { return r.head.status }
 func (r *response) Header(name string) string             { return string(r.head.get(name)) }
+func (r *response) Trailer(string) string                 { return "" }
 func (r *response) SetHeader(name, value string)          { r.head.edit(name, &value) }
 func (r *response) DelHeader(name string)                 { r.head.edit(name, nil) }
 func (r *response) EachHeader(f func(name, value string)) { r.head.each(f) }

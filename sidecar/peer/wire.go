@@ -85,9 +85,10 @@ type wireSettle struct {
 }
 
 type wireReply struct {
-	Status int         `json:"status"`
-	Header http.Header `json:"header,omitempty"`
-	Body   []byte      `json:"body,omitempty"`
+	Status  int         `json:"status"`
+	Header  http.Header `json:"header,omitempty"`
+	Body    []byte      `json:"body,omitempty"`
+	Trailer http.Header `json:"trailer,omitempty"`
 }
 
 type wireSettled struct {

@@ -107,6 +107,7 @@ var _ interceptor.Response = (*response)(nil)
 
 func (r *response) Status() int                  { return r.status }
 func (r *response) Header(name string) string    { return r.fields.get(name) }
+func (r *response) Trailer(string) string        { return "" }
 func (r *response) SetHeader(name, value string) { r.fields.set(name, value) }
 func (r *response) DelHeader(name string)        { r.fields.del(name) }
 
