@@ -146,6 +146,7 @@ func TestFaultsAreNamed(t *testing.T) {
 		{"short body", "HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\naaaaaaaaaaaaaaa", "answer's body has 15 bytes, want 16"},
 		{"refusal", "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n", "status 503"},
 		{"chunks", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "answer has a Transfer-Encoding"},
+		{"two lengths", "HTTP/1.1 200 OK\r\nContent-Length: 16\r\nContent-Length: 16\r\n\r\naaaaaaaaaaaaaaaa", "answer has two Content-Lengths"},
 		{"broken off", "HTTP/1.1 200 OK\r\nContent-", "connection closed by the other side"},
 		{"another protocol", "\x00\x00\x12\x04\x00\x00\x00\x00\x00\r\n\r\n", "answer does not begin with a status line of HTTP/1.1"},
 	} {
