@@ -22,7 +22,7 @@ const (
 	barHeight = 14
 	barPitch  = 19
 	nameWidth = 130
-	textWidth = 190 // of a value and its spread
+	textWidth = 215 // of a value and its spread
 )
 
 // Bars draws groups of bars that lie, one below the other, from zero.
