@@ -61,7 +61,7 @@ func TestAllBytesComeBack(t *testing.T) {
 		w.Header().Set("Content-Length", fmt.Sprint(len(body)))
 		_, _ = w.Write(body) // the client says what it misses
 	})}
-	t.Cleanup(func() { plain.Close() })
+	t.Cleanup(func() { _ = plain.Close() }) // its listener is closed by then
 	for name, serve := range map[string]func(net.Listener) error{"our HTTP/1": echo.HTTP1, "net/http": plain.Serve} {
 		address := start(t, serve)
 		for _, size := range []int{8, 1 << 10, 64 << 10} {
@@ -86,7 +86,7 @@ func allRight(t *testing.T, dial dialer) {
 				t.Error(err)
 				return
 			}
-			defer c.Close()
+			defer func() { _ = c.Close() }() // the calls have told what there was
 			for range 40 {
 				if err := c.Call(); err != nil {
 					t.Error(err)
@@ -117,7 +117,7 @@ func TestEchoServesGRPCClients(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }() // all calls have ended
 	errs := make(chan error)
 	for i := range 50 {
 		go func() {
@@ -207,7 +207,7 @@ func TestPreparedHeaderIsSent(t *testing.T) {
 		w.Header().Set("Content-Length", fmt.Sprint(len(body)))
 		_, _ = w.Write(body)
 	})}
-	t.Cleanup(func() { s.Close() })
+	t.Cleanup(func() { _ = s.Close() }) // its listener is closed by then
 	turn := 0
 	c, err := HTTP1{Address: start(t, s.Serve), Path: "/", Body: 100, Prepare: func(int) (string, error) {
 		turn++
@@ -216,7 +216,7 @@ func TestPreparedHeaderIsSent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }() // the calls have told what there was
 	for range 50 {
 		if err := c.Prepare(); err != nil {
 			t.Fatal(err)

@@ -133,7 +133,7 @@ func once(ctx context.Context, dial func(context.Context, int) (load.Caller, err
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }() // the call tells what there is
 	if err := c.Prepare(); err != nil {
 		return err
 	}
