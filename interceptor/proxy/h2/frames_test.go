@@ -431,3 +431,13 @@ func FuzzFrames(f *testing.F) {
 		}
 	})
 }
+
+// metaHeaders reads the next list of fields.
+func metaHeaders(p *peer) map[string]string {
+	f := p.until(func(f http2.Frame) bool { _, ok := f.(*http2.MetaHeadersFrame); return ok }).(*http2.MetaHeadersFrame)
+	fields := map[string]string{}
+	for _, h := range f.Fields {
+		fields[h.Name] = h.Value
+	}
+	return fields
+}
