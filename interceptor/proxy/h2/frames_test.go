@@ -296,6 +296,11 @@ func breakAt(t *testing.T, who string, step int, ticket interceptor.Ticket) {
 	l := listen(t)
 	t.Cleanup(func() { l.Close() })
 	g := tagAll(ticket)
+	ended := make(chan error, 2)
+	g.after = func(_ interceptor.Response, err error) *interceptor.Answer {
+		ended <- err
+		return nil
+	}
 	address, stop := inbound(t, proxy.Options{Gate: g}, l.Addr().String())
 	c := dial(t, address)
 	c.must(0, c.request(1, false))
@@ -311,7 +316,13 @@ func breakAt(t *testing.T, who string, step int, ticket interceptor.Ticket) {
 	s.until(func(f http2.Frame) bool { _, ok := f.(*http2.MetaHeadersFrame); return ok })
 	for _, act := range []func() error{
 		func() error { return c.WriteData(1, false, []byte("a")) },
-		func() error { return c.WriteData(1, true, []byte("b")) },
+		func() error {
+			err := c.WriteData(1, true, []byte("b"))
+			if err == nil { // a reset of the connection would overtake it
+				s.until(func(f http2.Frame) bool { d, ok := f.(*http2.DataFrame); return ok && d.StreamEnded() })
+			}
+			return err
+		},
 		func() error { return s.headers(1, false, ":status", "200") },
 		func() error { return s.WriteData(1, false, []byte("c")) },
 	}[:step] {
@@ -331,13 +342,18 @@ func breakAt(t *testing.T, who string, step int, ticket interceptor.Ticket) {
 			t.Error("shut down without having cut the exchange")
 		}
 	}
-	if ticket.Outlive && who[0] == 'c' && step >= 2 && ticket.Timeout == 0 {
+	outlives := ticket.Outlive && who[0] == 'c' && step >= 2 && ticket.Timeout == 0
+	if outlives {
+		time.Sleep(20 * time.Millisecond) // let the proxy see that the client is gone: it must not matter
 		if step < 3 {
 			s.must(0, s.headers(1, false, ":status", "200"))
 		}
 		s.must(0, s.WriteData(1, true, []byte("d"))) // nobody else is left to end it
 	}
 	g.once(t, 1)
+	if broke := <-ended; outlives && broke != nil {
+		t.Errorf("the exchange did not outlive its client: %v", broke)
+	}
 }
 
 func TestUpgradeToH2C(t *testing.T) {
