@@ -91,7 +91,7 @@ func compileGolden(t *testing.T, set **Set, d *datadriven.TestData) string {
 // descriptorSet is made of ledger.proto by protoc --include_imports --descriptor_set_out=ledger.binpb ledger.proto.
 func descriptorSet(t *testing.T) Source {
 	t.Helper()
-	data, err := os.ReadFile("testdata/grpc/ledger.binpb")
+	data, err := os.ReadFile("../tests/ledger/ledger.binpb")
 	if err != nil {
 		t.Fatal(err)
 	}
