@@ -123,11 +123,21 @@ func describe(ctx context.Context, conns grpcConns, endpoint string, services []
 	}
 	ctx, cancel := context.WithTimeout(ctx, reflectMax)
 	defer cancel()
-	files, err := filesOf(ctx, conn, services)
+	files, err := filesOf(ctx, roomy{conn}, services)
 	if err != nil {
 		return nil, fmt.Errorf("ask %s for the types of %s: %w", endpoint, strings.Join(services, " and "), err)
 	}
 	return files, nil
+}
+
+// roomy takes descriptors that are larger than the answers of calls may be.
+type roomy struct{ *grpc.ClientConn }
+
+const reflectBytesMax = 4 << 20
+
+// NewStream implements grpc.ClientConnInterface; reflection is a stream.
+func (r roomy) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	return r.ClientConn.NewStream(ctx, desc, method, append(opts, grpc.MaxCallRecvMsgSize(reflectBytesMax))...)
 }
 
 func filesOf(ctx context.Context, conn grpc.ClientConnInterface, services []string) (*descriptorpb.FileDescriptorSet, error) {
