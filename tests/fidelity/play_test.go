@@ -130,7 +130,7 @@ func play(t *testing.T, s shape, kind string) {
 		}
 		if srv == nil {
 			srv = accept(t, l)
-			if strings.Contains(st.direct, "Upgrade: h2c") && kind != "direct" && kind != "forward" {
+			if bytes.Contains(st.direct, []byte("Upgrade: h2c")) && kind != "direct" && kind != "forward" {
 				srv = declineHTTP2(t, l, srv)
 			}
 		}

@@ -128,9 +128,8 @@ func (l *link) readFrames(b *batch) error {
 		if err == nil {
 			err = l.take(f, b)
 		}
-		var stream http2.StreamError
-		if errors.As(err, &stream) {
-			err = l.streamError(stream, b)
+		if err != nil {
+			err = l.streamError(err, b)
 		}
 		if err != nil {
 			return l.orEnd(err)
@@ -173,8 +172,12 @@ func (l *link) orEnd(err error) error {
 	return err
 }
 
-// streamError ends one stream for an error of its peer.
-func (l *link) streamError(e http2.StreamError, b *batch) error {
+// streamError ends one stream for an error of its peer. Any other error it returns.
+func (l *link) streamError(err error, b *batch) error {
+	var e http2.StreamError
+	if !errors.As(err, &e) {
+		return err
+	}
 	l.srv.refused(CodeMalformed)
 	s := l.find(e.StreamID)
 	l.resetStream(e.StreamID, e.Code, b)
@@ -196,7 +199,7 @@ func (l *link) take(f http2.Frame, b *batch) error {
 			return http2.StreamError{StreamID: f.StreamID, Code: http2.ErrCodeProtocol}
 		}
 		l.in.id, l.in.end = f.StreamID, f.StreamEnded()
-		l.in.fields, l.in.size, l.in.count, l.in.raw, l.in.frames = make(fieldList, 0, 12), 0, 0, 0, 0
+		l.in.size, l.in.count, l.in.raw, l.in.frames = 0, 0, 0, 0
 		return l.takeBlock(f.HeaderBlockFragment(), f.HeadersEnded(), b)
 	case *http2.ContinuationFrame:
 		if l.in.frames++; l.in.frames > continuationsMax {
@@ -253,8 +256,9 @@ func (l *link) takeBlock(p []byte, whole bool, b *batch) error {
 	if r.frames > 0 {
 		_ = l.conn.SetReadDeadline(time.Time{})
 	}
-	id, h := r.id, r.fields
-	r.id, r.fields = 0, nil
+	id, h := r.id, append(make(fieldList, 0, len(r.fields)), r.fields...)
+	clear(r.fields)
+	r.id, r.fields = 0, r.fields[:0]
 	return l.role.headers(id, h, r.end, b)
 }
 
