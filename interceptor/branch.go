@@ -312,7 +312,11 @@ func fingerprint(m *policies.Message) string {
 	for _, part := range []string{m.Method, m.Path, m.Query} {
 		h.Write([]byte(strconv.Itoa(len(part)) + ":" + part))
 	}
-	h.Write(m.Body)
+	body := m.Body
+	if policies.IsGRPC(m.Header("content-type")) {
+		body = policies.CanonicalBody(body, m.Header("grpc-encoding"))
+	}
+	h.Write(body)
 	return hex.EncodeToString(h.Sum(nil)[:12])
 }
 

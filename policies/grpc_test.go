@@ -302,3 +302,27 @@ func TestBodiesOfGRPCNeedTheirMethod(t *testing.T) {
 		t.Errorf("an answer that is not gRPC is %v, %s", out, cause)
 	}
 }
+
+// Equal messages are written in any order, above all those with maps: a repeat must be known as one.
+func TestCanonicalBodies(t *testing.T) {
+	a := "\x0a\x05alice\x10\x05\x22\x06\x0a\x01a\x12\x01x\x22\x06\x0a\x01b\x12\x01y"
+	for _, tt := range []struct {
+		name, other string
+		same        bool
+	}{
+		{"fields in another order", "\x10\x05\x22\x06\x0a\x01b\x12\x01y\x0a\x05alice\x22\x06\x12\x01x\x0a\x01a", true},
+		{"another amount", strings.Replace(a, "\x10\x05", "\x10\x06", 1), false},
+		{"another name", strings.Replace(a, "alice", "celia", 1), false},
+		{"values of the map exchanged", strings.NewReplacer("x", "y", "y", "x").Replace(a), false},
+	} {
+		packed := UnaryBody(zipped(t, []byte(tt.other)))
+		packed[0] = 1
+		same := bytes.Equal(CanonicalBody(UnaryBody([]byte(a)), ""), CanonicalBody(packed, "gzip"))
+		if same != tt.same {
+			t.Errorf("%s: counts as the same: %v", tt.name, same)
+		}
+	}
+	if got := CanonicalBody([]byte("odd"), ""); string(got) != "odd" {
+		t.Errorf("what is no message became %q", got)
+	}
+}
