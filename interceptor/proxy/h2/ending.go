@@ -60,7 +60,9 @@ func (s *stream) clientGone(code http2.ErrCode, b *batch) {
 		return
 	}
 	s.downDone = true
-	s.toDown.drop(b)
+	if !s.guided || s.ticket != nil && !s.ticket.Hold {
+		s.toDown.drop(b) // else the Gate still reads the answer
+	}
 	if !s.guided {
 		s.cut(code, b)
 		s.settle(b)

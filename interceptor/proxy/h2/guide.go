@@ -53,6 +53,9 @@ func (s *stream) lead(b *batch) {
 		s.target.Port.Endpoint = t.Endpoint
 	}
 	s.toDown.keepEnd = true
+	if s.downDone && !t.Hold {
+		s.toDown.drop(b)
+	}
 	s.within(limit)
 	f := s.failure
 	if f == nil && s.downDone && !t.Outlive {
@@ -94,6 +97,9 @@ func (s *stream) finish(f *Failure, b *batch) {
 	s.mu.Lock()
 	s.guided = false
 	s.toDown.keepEnd = false
+	if s.downDone {
+		s.toDown.drop(b) // nobody reads it any more
+	}
 	switch {
 	case a != nil && !s.answered:
 		s.reply(a, b)
