@@ -120,7 +120,7 @@ spec: {???????: 1, rules: [{???????: 1, may: [start], requests: [{???????: 1}]}]
 
 func TestEveryCodeIsSeenOnce(t *testing.T) {
 	var seen strings.Builder
-	for _, name := range []string{"testdata/golden/errors", "testdata/golden/match", "testdata/golden/access", "policies_test.go"} {
+	for _, name := range []string{"testdata/golden/errors", "testdata/golden/match", "testdata/golden/access", "testdata/golden/traffic", "policies_test.go"} {
 		data, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)

@@ -32,6 +32,15 @@ func (c *compiler) link(docs []*document) *Set {
 		}
 	}
 	s.access, s.accessRules = access.compiled(), access.count
+	var traffic []*Traffic
+	for _, d := range docs {
+		if d.kind == kindTraffic {
+			if t := c.readTraffic(d, given); t != nil {
+				traffic = append(traffic, t)
+			}
+		}
+	}
+	s.traffic, s.trafficHosts = c.placed(traffic)
 	for _, d := range docs {
 		s.written = append(s.written, Document{Kind: d.kind, Namespace: d.namespace, Name: d.name, Text: d.written})
 		if d.kind == kindPolicy {
@@ -182,7 +191,7 @@ func (p *policyReader) readMatch(f fields) (m match, ok bool) {
 		p.fault(g.place("grpc"), codeGRPC, "%s.grpc: gRPC is not served by this release", g.what)
 		return m, false
 	}
-	m.service, m.host = p.service(g), p.host(g)
+	m.service, m.host = p.service(g, "service"), p.host(g)
 	m.method = p.method(g, "method", "")
 	if n := g.text("path"); n != nil {
 		pattern, err := parsePattern(n.text())
@@ -203,8 +212,8 @@ func (p *policyReader) readMatch(f fields) (m match, ok bool) {
 }
 
 // service reads `name` or `namespace/name` and asks for a grant where it is another's.
-func (p *policyReader) service(g fields) string {
-	n := g.text("service")
+func (p *policyReader) service(g fields, key string) string {
+	n := g.text(key)
 	if n == nil {
 		return ""
 	}
@@ -213,7 +222,7 @@ func (p *policyReader) service(g fields) string {
 		owner, name = p.d.namespace, owner
 	}
 	if !nameForm.MatchString(owner) || !nameForm.MatchString(name) {
-		p.fault(n.at, codeName, "%s %q is neither a name nor namespace/name", g.path("service"), n.text())
+		p.fault(n.at, codeName, "%s %q is neither a name nor namespace/name", g.path(key), n.text())
 		return ""
 	}
 	service := owner + "/" + name
