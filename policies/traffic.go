@@ -80,11 +80,11 @@ type Retries struct {
 // RetryOn is a set of reasons for a repeat.
 type RetryOn uint8
 
-// ConnectFailure and NotSent have had no effect, so that every request may be repeated after them; the others may have
-// had one, and only what is idempotent may be.
+// After ConnectFailure every request may be repeated: it had no effect. After the others only what is idempotent may be.
+// NotSent is among those: the header that says it can have come through an application, from a sidecar behind it.
 const (
 	ConnectFailure RetryOn = 1 << iota // no connection, or it took no byte of the request
-	NotSent                            // 503 of the endpoint's sidecar, which says that it has forwarded nothing
+	NotSent                            // 503 of a sidecar, which says that it has forwarded nothing
 	Reset                              // the connection broke before an answer began
 	GatewayError                       // 502, 503 or 504
 	TimedOut                           // no answer within perTryTimeout
@@ -106,7 +106,7 @@ func (r RetryOn) String() string {
 }
 
 // Harmless reports whether a request certainly had no effect where this was the reason to repeat it.
-func (r RetryOn) Harmless() bool { return r&^(ConnectFailure|NotSent) == 0 }
+func (r RetryOn) Harmless() bool { return r == ConnectFailure }
 
 // Idempotent reports whether a method can be repeated although it may have taken effect (RFC 9110, 9.2.2).
 func Idempotent(method string) bool {
@@ -132,10 +132,7 @@ func NoTraffic() *Traffic {
 // Traffic returns what governs a destination, that of its service before that of its host; nil: no policy does. The
 // policy of the service's own namespace goes first, then the oldest document, then the first name.
 func (s *Set) Traffic(service, host string) *Traffic {
-	if len(s.traffic) == 0 {
-		return nil
-	}
-	if t := s.traffic[service]; t != nil && service != "" {
+	if t := s.traffic[service]; t != nil {
 		return t
 	}
 	t, _ := rootOf(s.trafficHosts, host)
@@ -183,7 +180,7 @@ func (t *Traffic) Plan(method, path string) TrafficPlan {
 	if r.Retries.Attempts > 0 {
 		on := r.Retries.On
 		if !Idempotent(method) {
-			on &= ConnectFailure | NotSent
+			on &= ConnectFailure
 		}
 		p.Retries = fmt.Sprint("at most ", r.Retries.Attempts, " on ", orElse(on.String(), "nothing that this method allows"),
 			", each ", durationOr(r.Retries.PerTry, "without limit"), ", budget ", t.Budget.Percent, "% and ", t.Budget.MinPerSecond,

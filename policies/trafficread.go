@@ -16,8 +16,9 @@ const (
 // trafficReader compiles one TrafficPolicy.
 type trafficReader struct {
 	policyReader
-	t     *Traffic
-	roots map[string]*branch[*TrafficRoute]
+	t       *Traffic
+	roots   map[string]*branch[*TrafficRoute]
+	retried bool // spec has retries
 }
 
 // readTraffic returns nil where the destination cannot be known.
@@ -86,7 +87,7 @@ func (r *trafficReader) breaker(f fields) {
 func (r *trafficReader) retries(f fields) {
 	none := NoTraffic()
 	r.t.rest.Retries, r.t.Budget = none.rest.Retries, none.Budget
-	if !f.has("retries") {
+	if r.retried = f.has("retries"); !r.retried {
 		return
 	}
 	g := r.fields(f.get("retries"), f.place("retries"), "spec.retries", "attempts", "on", "perTryTimeout", "budget")
@@ -140,6 +141,9 @@ func (r *trafficReader) route(n *node, what string) {
 	timeouts := r.fields(f.get("timeouts"), f.place("timeouts"), f.path("timeouts"), "request")
 	route.Request = timeouts.duration("request", r.t.rest.Request)
 	def := r.t.rest.Retries
+	if f.has("retries") && !r.retried {
+		r.fault(f.place("retries"), codeMissing, "%s without spec.retries, which has the budget", f.path("retries"))
+	}
 	retries := r.fields(f.get("retries"), f.place("retries"), f.path("retries"), "attempts", "on", "perTryTimeout")
 	route.Retries = r.attempts(retries, def, route.Request)
 	r.roots = plant(r.roots, "", candidate[*TrafficRoute]{rule: route, match: m, rank: precedence{name: route.Name}})

@@ -39,6 +39,8 @@ func arrows() []arrow {
 		// Level 3: doors and callers. Doors never see each other, the journal or the sidecar.
 		{from: "interceptor/dtm", to: []string{"txn", "interceptor", "interceptor/dtm/dtmgimp"}},
 		{from: "interceptor/dtm/dtmgimp"}, // generated
+		{from: "interceptor/traffic", to: []string{"policies"}},
+		{from: "interceptor/proxy", to: []string{"interceptor", "interceptor/traffic", "policies"}},
 		{from: "interceptor/*", to: []string{"txn", "interceptor"}},
 		{from: "sidecar/xds", to: []string{"policies", "sidecar/xds/envoy"}},
 		{from: "sidecar/xds/envoy"}, // generated
