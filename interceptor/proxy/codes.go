@@ -31,6 +31,9 @@ const (
 	faultAnswer
 	faultTime
 	faultClientGone
+	faultFull
+	faultWaited
+	faultNowhere
 )
 
 // Codes returns the table of TXM0200 to TXM0249, in order of their numbers. The caller owns the slice.
@@ -70,5 +73,11 @@ func Codes() []Code {
 			"the request was sent and its effect is unknown; look into the log of the endpoint, or raise the time limit"},
 		faultClientGone: {"TXM0224", "client went away", 499,
 			"nobody is left to read this answer; the effect of the request is unknown"},
+		faultFull: {"TXM0236", "too many requests to one service", 503,
+			"nothing was sent: repeat after the time in Retry-After; raise connections in the TrafficPolicy if the service can take more"},
+		faultWaited: {"TXM0237", "waited too long for a turn", 503,
+			"nothing was sent: repeat after the time in Retry-After; raise connections or timeouts.connect in the TrafficPolicy if the service can take more"},
+		faultNowhere: {"TXM0238", "no endpoint of the service is known", 503,
+			"nothing was sent: name endpoints in upstreams, or start a sidecar of the service that the peers or the control plane know"},
 	}
 }

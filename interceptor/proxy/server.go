@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"txmesh/interceptor"
+	"txmesh/interceptor/traffic"
 )
 
 // acceptRest bounds the pause after an Accept that failed, such as for want of file descriptors.
@@ -18,11 +19,10 @@ const acceptRest = time.Second
 // killRest is how long Shutdown waits for exchanges that it has cut.
 const killRest = 5 * time.Second
 
-// target is where a request goes: one endpoint, and those that may take its place.
+// target is where a request goes: to a destination whose endpoint is still to be chosen, or to port.Endpoint itself.
 type target struct {
-	port      interceptor.Port
-	endpoints []string
-	at        int // index of port.Endpoint
+	port    interceptor.Port
+	cluster *traffic.Cluster // nil: nothing is known of the destination
 }
 
 // router says where a request goes. It may rewrite the start line.
