@@ -477,6 +477,8 @@ func TestOpsHaveTheRightOfWay(t *testing.T) {
 			say(conn, okay)
 		}
 	})
+	letGo := sync.OnceFunc(func() { close(release) })
+	t.Cleanup(letGo) // before the servers wait for their connections
 	g := newGate()
 	g.before = func(r interceptor.Request) interceptor.Verdict {
 		if r.Header("tx-context") != "signed" { // as the Gate does with what it cannot verify
@@ -512,7 +514,7 @@ func TestOpsHaveTheRightOfWay(t *testing.T) {
 	t.Logf("an undo took %v while new work waits", time.Since(began))
 	c.send("DELETE /forged HTTP/1.1\r\nHost: x\r\ntx-op: undo\r\ntx-context: forged\r\n\r\n")
 	c.want("HTTP/1.1 503 ")
-	close(release)
+	letGo()
 	for _, c := range all {
 		c.want(okay)
 	}
