@@ -42,7 +42,7 @@ its node must be of the certificate's service. Sidecars speak delta ADS with exp
 
 | type | name | content |
 |---|---|---|
-` + "| `envoy.config.core.v3.TypedExtensionConfig` | `namespace/name`, `namespace/name.grant` | one policy document as it was written, in a `google.protobuf.StringValue` |\n" +
+` + "| `envoy.config.core.v3.TypedExtensionConfig` | `namespace/name`, `namespace/name.grant`, `.access`, `.traffic` | one policy document as it was written, in a `google.protobuf.StringValue` |\n" +
 	"| `envoy.config.endpoint.v3.ClusterLoadAssignment` | `namespace/name` | the sidecars of a service; `filter_metadata[\"txmesh\"]` is the metadata of the sidecar's node. A stand-by is DRAINING |\n" +
 	"| `envoy.extensions.transport_sockets.tls.v3.Secret` | `ROOTCA`, `mesh-secret` | the bundle, and the secret that signs contexts if there is one |\n" +
 	"| `envoy.service.runtime.v3.Runtime` | `heartbeat` | `count` and `at`, with every beat |\n" +

@@ -81,6 +81,9 @@ type Ticket struct {
 	// Hold keeps the response back until After has returned. Without it the response streams and After is
 	// called when its last byte has arrived.
 	Hold bool
+	// First says that this is an op of a transaction, made by an engine: where something is limited, it goes before new
+	// work.
+	First bool
 	// Outlive keeps the exchange with the upstream going when the client goes away.
 	Outlive bool
 

@@ -254,7 +254,7 @@ func (g *Gate) serveOp(r Request, c carried) Verdict {
 	setBaggage(r, "")
 	s.keys = g.traced(r)
 	g.joins.enter(g.Now(), s)
-	return Verdict{Ticket: &Ticket{state: (*joinedExchange)(s), Outlive: true}}
+	return Verdict{Ticket: &Ticket{state: (*joinedExchange)(s), First: true, Outlive: true}}
 }
 
 // carry puts the context on a request in both forms.

@@ -59,7 +59,7 @@ func Codes() []Code {
 		{codeDuration, "Not a duration", "write a positive duration with a unit, such as 500ms, 30s, 2m or 1h"},
 		{codeName, "Not a valid name", "use lower-case letters, digits and '-', at most 63, beginning and ending with a letter or digit"},
 		{codeDuplicate, "A name is used twice", "give each document of a namespace, and each rule of a document, a name of its own"},
-		{codeKind, "Unknown kind or version of document", "write apiVersion: txmesh.io/v1beta1 and kind: TransactionPolicy, TransactionGrant, AccessPolicy or PolicyTest"},
+		{codeKind, "Unknown kind or version of document", "write apiVersion: txmesh.io/v1beta1 and kind: TransactionPolicy, TransactionGrant, AccessPolicy, TrafficPolicy or PolicyTest"},
 		{codeYAMLFeature, "YAML feature that policies do not have", "write the value out: anchors, aliases, merge keys and tags are not read"},
 		{codeMatch, "A match names nobody", "name the service (or namespace/service), or the host of a third party"},
 		{codePattern, "Not a valid path pattern", "begin with '/'; write a variable as a whole segment {name}, or {name...} at the end"},

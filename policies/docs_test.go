@@ -17,9 +17,11 @@ func page(t *testing.T) string {
 }
 
 // examples are the YAML blocks of the page; a list of rules is put into a policy.
-func examples(t *testing.T) []Source {
+func examples(t *testing.T) []Source { return blocks(t, page(t), "policy.md") }
+
+func blocks(t *testing.T, text, file string) []Source {
 	var out []Source
-	for _, block := range strings.Split(page(t), "```yaml\n")[1:] {
+	for _, block := range strings.Split(text, "```yaml\n")[1:] {
 		text, _, closed := strings.Cut(block, "```\n")
 		if !closed {
 			t.Fatal("a block of the page is not closed")
@@ -27,7 +29,7 @@ func examples(t *testing.T) []Source {
 		if strings.HasPrefix(text, "- name: ") {
 			text = policyOf("  " + strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n  ") + "\n")
 		}
-		out = append(out, Source{Name: "policy.md", Data: []byte(text)})
+		out = append(out, Source{Name: file, Data: []byte(text)})
 	}
 	return out
 }
@@ -51,6 +53,22 @@ func TestExamplesOfThePageCompileAndPass(t *testing.T) {
 	for _, s := range samples {
 		for _, m := range s.Run(set) {
 			t.Errorf("%s: %s = %s, want %s", s.Name, m.Key, m.Got, m.Want)
+		}
+	}
+}
+
+func TestExamplesOfTrafficCompile(t *testing.T) {
+	for file, want := range map[string]int{"reference/traffic.md": 1, "guide/resilience.md": 2} {
+		data, err := os.ReadFile("../docs/" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		set, err := Compile(blocks(t, string(data), file)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := set.TrafficPolicies(); got != want {
+			t.Errorf("%s has %d traffic policies, want %d", file, got, want)
 		}
 	}
 }
@@ -88,6 +106,17 @@ apiVersion: txmesh.io/v1beta1
 kind: AccessPolicy
 metadata: {name: x}
 spec: {???????: 1, rules: [{???????: 1, may: [start], requests: [{???????: 1}]}]}
+---
+apiVersion: txmesh.io/v1beta1
+kind: TrafficPolicy
+metadata: {name: x}
+spec:
+  ???????: 1
+  timeouts: {???????: 1}
+  connections: {???????: 1}
+  circuitBreaker: {???????: 1}
+  retries: {???????: 1, budget: {???????: 1}}
+  routes: [{???????: 1, match: {???????: 1}, timeouts: {???????: 1}, retries: {???????: 1}}]
 `
 	_, err := Compile(Source{Name: "keys", Data: []byte(text)})
 	_, inCases := Samples(Source{Name: "keys", Data: []byte("kind: PolicyTest\ncases: [{???????: 1, request: {???????: 1}, response: {???????: 1}, expect: {???????: 1}}]\n")})
@@ -107,7 +136,11 @@ spec: {???????: 1, rules: [{???????: 1, may: [start], requests: [{???????: 1}]}]
 		"resourceVersion", "generation", "managedFields", "ownerReferences", "finalizers", "selfLink", "generateName",
 		"deletionTimestamp", "deletionGracePeriodSeconds",
 	}
-	body := page(t)
+	traffic, err := os.ReadFile("../docs/reference/traffic.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	body := page(t) + string(traffic)
 	for _, k := range keys {
 		if slices.Contains(foreign, k) {
 			continue
@@ -120,7 +153,7 @@ spec: {???????: 1, rules: [{???????: 1, may: [start], requests: [{???????: 1}]}]
 
 func TestEveryCodeIsSeenOnce(t *testing.T) {
 	var seen strings.Builder
-	for _, name := range []string{"testdata/golden/errors", "testdata/golden/grpc", "testdata/golden/match", "testdata/golden/access", "policies_test.go"} {
+	for _, name := range []string{"testdata/golden/errors", "testdata/golden/grpc", "testdata/golden/match", "testdata/golden/access", "testdata/golden/traffic", "policies_test.go"} {
 		data, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)

@@ -22,6 +22,7 @@ import (
 //	exchange service=.. host=.. method=..  request and response as a case of a PolicyTest; prints what the rules make of it
 //	find service=.. host=.. method=.. path=.. grpc
 //	may service=.. act=.. caller=.. method=.. path=..
+//	traffic service=.. host=.. method=.. path=..  what a TrafficPolicy says of a request
 //	inline service=..                      headers, one a line
 func TestGolden(t *testing.T) {
 	datadriven.Walk(t, "testdata/golden", func(t *testing.T, path string) {
@@ -39,6 +40,12 @@ func TestGolden(t *testing.T) {
 				return findGolden(set, d)
 			case "may":
 				return mayGolden(t, set, d)
+			case "traffic":
+				traffic := set.Traffic(argOr(d, "service", ""), argOr(d, "host", ""))
+				if traffic == nil {
+					return "governed by no policy\n"
+				}
+				return dump(traffic.Plan(argOr(d, "method", "GET"), argOr(d, "path", "/")))
 			case "inline":
 				return inlineGolden(d)
 			}
@@ -78,6 +85,9 @@ func compileGolden(t *testing.T, set **Set, d *datadriven.TestData) string {
 	}
 	if n := s.AccessRules(); n > 0 {
 		fmt.Fprintf(&b, "%d access rules\n", n)
+	}
+	if n := s.TrafficPolicies(); n > 0 {
+		fmt.Fprintf(&b, "%d traffic policies\n", n)
 	}
 	for _, r := range s.Starts() {
 		b.WriteString(dump(r.Plan()))

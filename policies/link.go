@@ -32,6 +32,15 @@ func (c *compiler) link(docs []*document) *Set {
 		}
 	}
 	s.access, s.accessRules = access.compiled(), access.count
+	var traffic []*Traffic
+	for _, d := range docs {
+		if d.kind == kindTraffic {
+			if t := c.readTraffic(d, given); t != nil {
+				traffic = append(traffic, t)
+			}
+		}
+	}
+	s.traffic, s.trafficHosts = c.placed(traffic)
 	for _, d := range docs {
 		s.written = append(s.written, Document{Kind: d.kind, Namespace: d.namespace, Name: d.name, Text: d.written})
 		if d.kind == kindPolicy {
@@ -179,7 +188,7 @@ func (p *policyReader) readMatch(f fields) (m match, ok bool) {
 		return m, false
 	}
 	g := p.fields(f.get("match"), f.place("match"), f.path("match"), "service", "host", "method", "path", "grpc")
-	m.service, m.host = p.service(g), p.host(g)
+	m.service, m.host = p.service(g, "service"), p.host(g)
 	if g.has("grpc") {
 		p.without(g, "method", "path")
 		if m.grpc = p.grpcMethod(g, true); m.grpc == nil {
@@ -208,8 +217,8 @@ func (p *policyReader) readMatch(f fields) (m match, ok bool) {
 }
 
 // service reads `name` or `namespace/name` and asks for a grant where it is another's.
-func (p *policyReader) service(g fields) string {
-	n := g.text("service")
+func (p *policyReader) service(g fields, key string) string {
+	n := g.text(key)
 	if n == nil {
 		return ""
 	}
@@ -218,7 +227,7 @@ func (p *policyReader) service(g fields) string {
 		owner, name = p.d.namespace, owner
 	}
 	if !nameForm.MatchString(owner) || !nameForm.MatchString(name) {
-		p.fault(n.at, codeName, "%s %q is neither a name nor namespace/name", g.path("service"), n.text())
+		p.fault(n.at, codeName, "%s %q is neither a name nor namespace/name", g.path(key), n.text())
 		return ""
 	}
 	service := owner + "/" + name

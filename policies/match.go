@@ -272,9 +272,9 @@ func (x *index[R]) find(t Target) R {
 }
 
 // rootOf looks a host up as it is, then without its port.
-func rootOf[R comparable](hosts map[string]*branch[R], host string) (*branch[R], bool) {
+func rootOf[V any](hosts map[string]V, host string) (found V, ok bool) {
 	if host == "" || len(hosts) == 0 {
-		return nil, false
+		return found, false
 	}
 	if b, ok := lookupFold(hosts, host); ok {
 		return b, true
@@ -282,24 +282,24 @@ func rootOf[R comparable](hosts map[string]*branch[R], host string) (*branch[R],
 	if i := strings.LastIndexByte(host, ':'); i >= 0 && !strings.HasSuffix(host, "]") {
 		return lookupFold(hosts, host[:i])
 	}
-	return nil, false
+	return found, false
 }
 
 // lookupFold finds a host however it is written. Rules keep theirs in lower case, so that only a host with capitals
 // must be compared with each.
-func lookupFold[R comparable](hosts map[string]*branch[R], host string) (*branch[R], bool) {
-	if b, ok := hosts[host]; ok {
-		return b, true
+func lookupFold[V any](hosts map[string]V, host string) (found V, ok bool) {
+	if found, ok = hosts[host]; ok {
+		return found, true
 	}
 	if !strings.ContainsFunc(host, func(r rune) bool { return 'A' <= r && r <= 'Z' }) {
-		return nil, false
+		return found, false
 	}
-	for k, b := range hosts {
+	for k, v := range hosts {
 		if strings.EqualFold(k, host) {
-			return b, true
+			return v, true
 		}
 	}
-	return nil, false
+	return found, false
 }
 
 // find walks the path segment by segment, literal before variable before rest, and goes back where the more

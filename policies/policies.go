@@ -29,6 +29,9 @@ type Set struct {
 	written []Document
 	access  map[string]*Access // by namespace/name, and namespace/* for the others of it
 
+	traffic      map[string]*Traffic // by namespace/name
+	trafficHosts map[string]*Traffic // by host
+
 	accessRules int
 	warnings    Findings
 }

@@ -246,7 +246,7 @@ func TestLoadReadsDirectoriesAndReportsEveryFile(t *testing.T) {
 		t.Errorf("error = %v, want %s", err, want)
 	}
 	_, err = Load(a, b, c)
-	want = b + `:1:1: TXM0004: document has no apiVersion` + "\n" + b + `:1:7: TXM0010: kind is "X"; allowed: TransactionPolicy, TransactionGrant, AccessPolicy, PolicyTest` + "\n" +
+	want = b + `:1:1: TXM0004: document has no apiVersion` + "\n" + b + `:1:7: TXM0010: kind is "X"; allowed: TransactionPolicy, TransactionGrant, AccessPolicy, TrafficPolicy, PolicyTest` + "\n" +
 		c + `:1:4: TXM0002: sequence end token ']' not found`
 	if err == nil || err.Error() != want {
 		t.Errorf("error:\n%v\nwant\n%s", err, want)

@@ -184,11 +184,12 @@ func (f fields) strings(key string) []*node {
 
 // the kinds of documents.
 const (
-	apiVersion = "txmesh.io/v1beta1"
-	kindPolicy = "TransactionPolicy"
-	kindGrant  = "TransactionGrant"
-	kindAccess = "AccessPolicy"
-	kindTest   = "PolicyTest"
+	apiVersion  = "txmesh.io/v1beta1"
+	kindPolicy  = "TransactionPolicy"
+	kindGrant   = "TransactionGrant"
+	kindAccess  = "AccessPolicy"
+	kindTraffic = "TrafficPolicy"
+	kindTest    = "PolicyTest"
 )
 
 // document is one policy document as it was written.
@@ -261,7 +262,7 @@ func (c *compiler) readFrame(n *node) *document {
 		c.fault(f.get("apiVersion").at, codeKind, "apiVersion is %q; this release reads %s", v, apiVersion)
 	}
 	d.kind = f.required("kind")
-	kinds := []string{kindPolicy, kindGrant, kindAccess, kindTest}
+	kinds := []string{kindPolicy, kindGrant, kindAccess, kindTraffic, kindTest}
 	if d.kind == "" {
 		return nil
 	}

@@ -238,9 +238,6 @@ func (p *problems) upstream(at string, m map[string]any, namespace string) Upstr
 	if u.Service == "" {
 		p.add(at+".service", "", "is missing", "name the service that is called")
 	}
-	if len(u.To) == 0 {
-		p.add(at+".to", "", "is missing", "list the endpoints of the service, host:port")
-	}
 	if u.Listen == "" && u.Host == "" {
 		p.add(at+".listen", "", "is missing, and so is host", "give the port that the application calls, or the host it names through the forward proxy")
 	}
@@ -293,6 +290,9 @@ func (p *problems) check(c *Config) {
 func (p *problems) checkUpstreams(c *Config) {
 	hosts, services := map[string]string{}, map[string]bool{}
 	for _, u := range c.Upstreams {
+		if len(u.To) == 0 && len(c.Peers) == 0 && len(c.ControlPlane) == 0 {
+			p.add("upstreams", u.Service, "has no `to`, and neither peers nor a control plane could bring its endpoints", "list the endpoints of the service, host:port")
+		}
 		if u.Service != "" && !serviceName.MatchString(u.Service) {
 			p.add("upstreams", u.Service, "is not namespace/name", "use lower-case letters, digits and '-'")
 		}

@@ -29,7 +29,7 @@ type metric struct {
 
 // metricTable lists all metrics under their names in Prometheus. docs/reference/metrics.md is printed from it.
 func metricTable() []metric {
-	return []metric{
+	table := []metric{
 		{"txmesh_build_info", "gauge", []string{"go", "version"}, "always 1"},
 		{"txmesh_oldest_non_terminal_seconds", "gauge", nil, "age of the oldest transaction that has not ended; a stuck one answers 2xx, only this shows it"},
 		{"txmesh_oldest_orphan_seconds", "gauge", nil, "how long the oldest barrier row is overdue whose owner does not answer"},
@@ -69,6 +69,7 @@ func metricTable() []metric {
 		{"txmesh_policy_reloads_total", "counter", nil, "policy sets taken over after a change"},
 		{"txmesh_policy_reload_errors_total", "counter", nil, "changed policies that were refused; the last good set stays"},
 	}
+	return append(table, trafficMetrics()...)
 }
 
 // MetricsReference returns docs/reference/metrics.md.

@@ -100,7 +100,7 @@ func (s *Sidecar) bindPeer() error {
 
 // openProxies opens the ports of the data path.
 func (s *Sidecar) openProxies(p *ports) error {
-	opt := proxy.Options{Gate: counted{s.gate, s.metrics}, Log: s.log, Limits: proxy.Limits{Conns: s.cfg.MaxConnections}}
+	opt := proxy.Options{Gate: counted{s.gate, s.metrics}, Log: s.log, Traffic: s.traffic, Limits: proxy.Limits{Conns: s.cfg.MaxConnections}}
 	gated := opt
 	gated.Trusted = trusts(s.cfg.TrustedGateways)
 	in, err := proxy.NewInbound(gated, s.cfg.Service, s.cfg.App)
@@ -112,6 +112,7 @@ func (s *Sidecar) openProxies(p *ports) error {
 		return err
 	}
 	opt.Dial, opt.DialHTTP2 = s.dialService, s.dialHTTP2
+	s.learn()
 	var routes []proxy.Route
 	for _, u := range s.cfg.Upstreams {
 		if u.Host != "" {

@@ -15,6 +15,7 @@ import (
 
 	"txmesh/interceptor"
 	"txmesh/interceptor/dtm"
+	"txmesh/interceptor/traffic"
 	"txmesh/policies"
 	"txmesh/sidecar/admin"
 	"txmesh/sidecar/identity"
@@ -39,6 +40,7 @@ type Sidecar struct {
 	lock    *os.File      // of the data directory beside a shared store
 	epoch   atomic.Uint64 // of this sidecar's own journal in a shared store; 0: another holds it
 	metrics *metrics
+	traffic *traffic.Clusters
 	docs    *documents
 	set     atomic.Pointer[policies.Set]
 	unkept  atomic.Pointer[policies.Set] // its documents are not in the shared store yet; nil: none
@@ -102,6 +104,7 @@ func (s *Sidecar) wire(version string) error {
 	if err := s.loadPolicies(); err != nil {
 		return err
 	}
+	s.newTraffic()
 	if err := s.newIdentity(); err != nil {
 		return err
 	}
@@ -155,7 +158,7 @@ func (s *Sidecar) Run(ctx context.Context, ready func(Addresses)) error {
 	if err := s.bind(); err != nil {
 		return err
 	}
-	running := []func(context.Context){s.directory.Run, s.trimLoop, s.sweepLoop, s.gaugeLoop}
+	running := []func(context.Context){s.directory.Run, s.trimLoop, s.sweepLoop, s.gaugeLoop, s.learnLoop}
 	if s.keeper != nil {
 		running = append(running, func(ctx context.Context) { s.keepLeases(ctx, held) })
 	}

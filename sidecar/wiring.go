@@ -192,7 +192,7 @@ func (s *Sidecar) newGate(keys *interceptor.Keys, relay *peer.Relay) (*intercept
 	}
 	return interceptor.New(interceptor.Options{Self: s.owner, Home: s.home, Incarnation: rand.Text(), Service: s.cfg.Service, Keys: keys,
 		Coordinator: s.owners, Branches: relay, Peers: s.directory, Rows: barrier, Runners: sharing,
-		App: s.app, Policies: s, Documents: s.docs, Types: outbound.NewReflection(s.caller, s.app), NewID: s.newID, Log: s.log, BodyMax: s.cfg.MaxBody,
+		App: limitedApp{s.app, s.traffic.Own(s.cfg.Service, s.cfg.App)}, Policies: s, Documents: s.docs, Types: outbound.NewReflection(s.caller, s.app), NewID: s.newID, Log: s.log, BodyMax: s.cfg.MaxBody,
 		Observe: interceptor.Observer{ContextLost: func(string) { m.lost.Inc(1) },
 			ContextAmbiguous: func(string) { m.ambiguous.Inc(1) }, ContextForged: func() { m.forged.Inc(1) },
 			CarrierOverflow: func() { m.overflow.Inc(1) }, BarrierVerdict: m.onVerdict,
@@ -212,7 +212,7 @@ func (p *places) Endpoints(service string) []string {
 		return nil
 	}
 	for _, u := range p.cfg.Upstreams {
-		if u.Service == service {
+		if u.Service == service && len(u.To) > 0 {
 			return u.To
 		}
 	}

@@ -40,6 +40,9 @@ finding as file:line:column: code: text. Warnings do not fail it.`,
 			if n := set.AccessRules(); n > 0 {
 				fmt.Fprintf(cmd.OutOrStdout(), "%d access rules\n", n)
 			}
+			if n := set.TrafficPolicies(); n > 0 {
+				fmt.Fprintf(cmd.OutOrStdout(), "%d traffic policies\n", n)
+			}
 			return nil
 		},
 	}
@@ -71,11 +74,12 @@ func report(w io.Writer, fs policies.Findings) {
 
 // explanation is what explain prints: the rules that a request would meet on its way in and on its way out.
 type explanation struct {
-	Request string              `json:"request"`
-	Key     string              `json:"key,omitempty"`
-	Inbound *policies.StartPlan `json:"inbound"`
-	Source  string              `json:"outboundFrom,omitempty"` // policy, or the application's headers
-	Call    *policies.CallPlan  `json:"outbound"`
+	Request string                `json:"request"`
+	Key     string                `json:"key,omitempty"`
+	Inbound *policies.StartPlan   `json:"inbound"`
+	Source  string                `json:"outboundFrom,omitempty"` // policy, or the application's headers
+	Call    *policies.CallPlan    `json:"outbound"`
+	Traffic *policies.TrafficPlan `json:"traffic,omitempty"`
 }
 
 func newPolicyExplainCommand() *cobra.Command {
@@ -139,6 +143,10 @@ func explain(set *policies.Set, method, url, service string, headers []string) (
 				return nil, err
 			}
 		}
+	}
+	if t := set.Traffic(target.Service, target.Host); t != nil {
+		plan := t.Plan(target.Method, target.Path)
+		e.Traffic = &plan
 	}
 	call, source := set.Call(target), "policy"
 	if call == nil && service != "" {

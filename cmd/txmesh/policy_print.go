@@ -45,6 +45,9 @@ func (e *explanation) print(w io.Writer) error {
 	} else {
 		p.call(e.Call, "outbound: is branch "+e.Call.Policy+"/"+e.Call.Rule+" by "+e.Source)
 	}
+	if e.Traffic != nil {
+		p.traffic(e.Traffic)
+	}
 	return p.err
 }
 
@@ -91,6 +94,22 @@ func (p *printer) call(c *policies.CallPlan, heading string) {
 	p.line("records", list(c.Records))
 	p.line("buffers", list(c.Buffers))
 	p.line("document", c.Document)
+}
+
+func (p *printer) traffic(t *policies.TrafficPlan) {
+	heading := "traffic: by " + t.Policy
+	if t.Route != "" {
+		heading += "/" + t.Route
+	}
+	p.heading(heading)
+	p.line("to", t.To)
+	p.line("balance", t.Balance)
+	p.line("connect", t.Connect)
+	p.line("request", t.Request)
+	p.line("idle", t.Idle)
+	p.line("connections", t.Connections)
+	p.line("breaker", t.CircuitBreaker)
+	p.line("retries", t.Retries)
 }
 
 func (p *printer) op(name string, o *policies.OpPlan) {

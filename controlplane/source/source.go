@@ -16,10 +16,15 @@ import (
 	"txmesh/policies"
 )
 
+// suffixes tell documents of one name and several kinds apart: no name has a dot.
+func suffixes() map[string]string {
+	return map[string]string{"TransactionGrant": ".grant", "AccessPolicy": ".access", "TrafficPolicy": ".traffic"}
+}
+
 // Set is one good set of policies.
 type Set struct {
 	Version   string            // hash of the content: equal sets have equal versions, whichever replica read them
-	Documents map[string]string // name -> YAML; a name is namespace/name, and namespace/name.grant of a grant
+	Documents map[string]string // name -> YAML; a name is namespace/name, and namespace/name.grant, .access or .traffic of other kinds
 }
 
 // Update is what a source has to say: a new good set, or why the last one stays.
@@ -32,11 +37,7 @@ type Update struct {
 func NewSet(s *policies.Set) *Set {
 	out := &Set{Documents: map[string]string{}}
 	for _, d := range s.Documents() {
-		name := d.Namespace + "/" + d.Name
-		if d.Kind == "TransactionGrant" {
-			name += ".grant" // a policy may have the same name, and no name has a dot
-		}
-		out.Documents[name] = string(d.Text)
+		out.Documents[d.Namespace+"/"+d.Name+suffixes()[d.Kind]] = string(d.Text)
 	}
 	h := sha256.New()
 	for _, name := range slices.Sorted(maps.Keys(out.Documents)) {

@@ -2,8 +2,10 @@ package source
 
 import (
 	"context"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -92,6 +94,28 @@ func TestSourceWaitsForItsFirstGoodSet(t *testing.T) {
 	}
 	if len(u.Set.Documents) != 1 {
 		t.Errorf("documents = %v", u.Set.Documents)
+	}
+}
+
+func TestKindsOfOneNameTravelBesideEachOther(t *testing.T) {
+	text := policy + grant
+	for _, spec := range []string{"kind: AccessPolicy\nspec: {rules: []}", "kind: TrafficPolicy\nspec: {to: accounts}"} {
+		text += "---\napiVersion: txmesh.io/v1beta1\nmetadata: {name: p, namespace: bank}\n" + spec + "\n"
+	}
+	s, err := policies.Compile(policies.Source{Name: "all", Data: []byte(text)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := NewSet(s).Documents
+	var sources []policies.Source
+	for name, text := range all {
+		sources = append(sources, policies.Source{Name: name, Data: []byte(text)})
+	}
+	if s, err = policies.Compile(sources...); err != nil {
+		t.Fatal(err)
+	}
+	if len(all) != 4 || s.AccessRules() != 0 || s.Access("bank/x") == nil || s.Traffic("bank/accounts", "") == nil || len(s.Calls()) == 0 {
+		t.Errorf("of four documents of two names there arrived %v", slices.Sorted(maps.Keys(all)))
 	}
 }
 

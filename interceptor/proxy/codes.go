@@ -41,6 +41,9 @@ const (
 	faultFlood
 	faultStreams
 	faultConnect2
+	faultFull
+	faultWaited
+	faultNowhere
 )
 
 // Codes returns the table of TXM0200 to TXM0249, in order of their numbers. The caller owns the slice.
@@ -96,5 +99,11 @@ func Codes() []Code {
 			"keep to SETTINGS_MAX_CONCURRENT_STREAMS, or raise the limit of streams"},
 		faultConnect2: {h2.CodeConnect, "CONNECT not served over HTTP/2", 501,
 			"send CONNECT and WebSockets over HTTP/1.1"},
+		faultFull: {"TXM0236", "too many requests to one service", 503,
+			"nothing was sent: repeat after the time in Retry-After; raise connections in the TrafficPolicy if the service can take more"},
+		faultWaited: {"TXM0237", "waited too long for a turn", 503,
+			"nothing was sent: repeat after the time in Retry-After; raise connections or timeouts.connect in the TrafficPolicy if the service can take more"},
+		faultNowhere: {"TXM0238", "no endpoint of the service is known", 503,
+			"nothing was sent: name endpoints in upstreams, or start a sidecar of the service that the peers or the control plane know"},
 	}
 }

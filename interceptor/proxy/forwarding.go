@@ -9,24 +9,10 @@ import (
 // joinedMax is the size up to which a body is copied to leave in one write with its head.
 const joinedMax = 16 << 10
 
-// send writes the request to the first endpoint that can be reached, as far as it has arrived.
-func (s *session) send(t target) *Error {
-	if s.req.err != nil {
-		return s.badRequest(s.req.err)
-	}
-	if err := s.compose(); err != nil {
+// send writes the request to an endpoint, as far as it has arrived.
+func (s *session) send(endpoint string) *Error {
+	if err := s.open(endpoint, false); err != nil {
 		return err
-	}
-	endpoint := t.port.Endpoint
-	for i := 1; ; i++ {
-		err := s.open(endpoint, false)
-		if err == nil {
-			break
-		}
-		if err.sent || i >= len(t.endpoints) {
-			return err
-		}
-		endpoint = t.endpoints[(t.at+i)%len(t.endpoints)]
 	}
 	if wire := s.req.wire; len(wire) > joinedMax {
 		if _, err := s.up.conn.Write(wire); err != nil && !s.mayAnswer(err) {
@@ -53,6 +39,9 @@ func (s *session) mayAnswer(err error) bool {
 
 // compose puts the head and what has arrived of the body into out.
 func (s *session) compose() *Error {
+	if s.req.err != nil {
+		return s.badRequest(s.req.err)
+	}
 	s.out = append(s.req.head.appendTo(s.out[:0]), '\r', '\n')
 	if len(s.req.wire) <= joinedMax {
 		s.out = append(s.out, s.req.wire...)
@@ -82,10 +71,11 @@ func (s *session) open(endpoint string, fresh bool) *Error {
 		defer cancel()
 	}
 	for ; ; fresh = true {
-		u, err := s.srv.pool.get(ctx, endpoint, fresh)
+		u, err := s.srv.pool.get(ctx, endpoint, fresh, s.lease.Connect())
 		if err != nil {
 			return &Error{Endpoint: endpoint, fault: faultUnreachable, cause: err}
 		}
+		u.idle = s.lease.Idle()
 		s.live.Store(u)
 		if s.srv.killed.Load() {
 			u.discard()
@@ -129,6 +119,7 @@ func (s *session) await() *Error {
 		case status == 101 || status >= 200:
 			return nil
 		case s.req.head.minor == 1:
+			s.whole = false
 			s.out = append(s.res.head.appendTo(s.out[:0]), '\r', '\n')
 			if s.write(s.out); s.lost && !s.outlive {
 				return gone(errClientGone)
@@ -303,4 +294,5 @@ func (s *session) giveBack() {
 		}
 		s.srv.pool.put(u)
 	}
+	s.lease.Done()
 }

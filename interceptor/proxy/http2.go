@@ -10,6 +10,7 @@ import (
 
 	"txmesh/interceptor"
 	"txmesh/interceptor/proxy/h2"
+	"txmesh/interceptor/traffic"
 )
 
 // newHTTP2 makes the part that carries HTTP/2 for the same proxy.
@@ -30,7 +31,15 @@ func (s *server) routeHTTP2(authority string) (h2.Target, *h2.Failure) {
 	if err != nil {
 		return h2.Target{}, &h2.Failure{Code: err.Code(), Endpoint: err.Endpoint, Detail: err.detail}
 	}
-	return h2.Target{Port: t.port, Endpoints: t.endpoints, At: t.at}, nil
+	if t.cluster != nil {
+		lease, err := t.cluster.Pick(s.ctx, traffic.Ask{Method: "POST", Path: "/"})
+		if err != nil {
+			return h2.Target{}, &h2.Failure{Code: h2.CodeQueue, Endpoint: t.port.Service, Cause: err}
+		}
+		t.port.Endpoint = lease.Endpoint()
+		lease.Done()
+	}
+	return h2.Target{Port: t.port}, nil
 }
 
 // explain makes the error of this package of a failure of HTTP/2.

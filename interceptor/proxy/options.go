@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"txmesh/interceptor"
+	"txmesh/interceptor/traffic"
 )
 
 // Gate is told of every request and of the end of those it gave a ticket. Both may block; many goroutines call.
@@ -26,6 +27,8 @@ type Options struct {
 	Gate   Gate         // nil: no request is ever tagged
 	Log    *slog.Logger // nil: silence
 	Limits Limits
+	// Traffic knows the endpoints; nil: they are this proxy's own, and no policy is in force.
+	Traffic *traffic.Clusters
 	// Trusted says which senders may begin transactions by tx-start; nil: none. It sets Port.Trusted.
 	Trusted func(remote net.Addr) bool
 	// Refused counts what was refused over HTTP/2, by its code; nil: nobody does.
@@ -78,6 +81,9 @@ func (o Options) checked() (Options, error) {
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Traffic == nil {
+		o.Traffic = traffic.New(traffic.Options{})
 	}
 	if o.Dial == nil {
 		o.Dial = new(net.Dialer).DialContext

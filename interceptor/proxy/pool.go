@@ -13,7 +13,8 @@ type upstream struct {
 	in       reader
 	endpoint string
 	reused   bool
-	since    time.Time // it rests since then
+	since    time.Time     // it rests since then
+	idle     time.Duration // and may for so long; 0: as long as the pool keeps it
 	probe    *probe
 }
 
@@ -32,20 +33,29 @@ func newPool(o Options, b *buffers) *pool {
 	return &pool{opts: o, bufs: b, idle: make(map[string][]*upstream)}
 }
 
-// get returns a kept connection that is still open, or a new one. With fresh, it is always new.
-func (p *pool) get(ctx context.Context, endpoint string, fresh bool) (*upstream, error) {
+// get returns a kept connection that is still open, or a new one, made within a time (0: that of the limits). With fresh,
+// it is always new, and takes the place of a kept one.
+func (p *pool) get(ctx context.Context, endpoint string, fresh bool, within time.Duration) (*upstream, error) {
+	if fresh {
+		if u := p.pop(endpoint); u != nil {
+			u.discard()
+		}
+	}
 	for !fresh {
 		u := p.pop(endpoint)
 		if u == nil {
 			break
 		}
-		if u.probe.isOpen() {
+		if u.fresh() && u.probe.isOpen() {
 			u.reused = true
 			return u, nil
 		}
 		u.discard()
 	}
-	ctx, cancel := context.WithTimeout(ctx, p.opts.Limits.DialTime)
+	if within == 0 {
+		within = p.opts.Limits.DialTime
+	}
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	conn, err := p.opts.Dial(ctx, "tcp", endpoint)
 	if err != nil {
@@ -129,6 +139,9 @@ func (p *pool) close() {
 		}
 	}
 }
+
+// fresh reports whether it has not rested too long by its own measure.
+func (u *upstream) fresh() bool { return u.idle == 0 || time.Since(u.since) < u.idle }
 
 // discard closes the connection; only its user calls it.
 func (u *upstream) discard() {

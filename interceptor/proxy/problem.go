@@ -34,11 +34,17 @@ func (e *Error) answer() *interceptor.Answer {
 	if err != nil {
 		panic("problem of strings and numbers does not marshal: " + err.Error())
 	}
-	return &interceptor.Answer{
+	a := &interceptor.Answer{
 		Status: row.Status,
 		Header: [][2]string{{"Content-Type", "application/problem+json"}, {"tx-error", row.Code}},
 		Body:   append(body, '\n'),
 	}
+	switch e.fault {
+	case faultFull, faultWaited, faultNowhere:
+		a.Header = append(a.Header, [2]string{"Retry-After", "1"})
+	default: // to wait would not help, or nobody knows how long
+	}
+	return a
 }
 
 // appendAnswer writes an answer as HTTP/1.1. A HEAD request gets the header alone.

@@ -7,9 +7,9 @@ import (
 	"fmt"
 	"net"
 	"strings"
-	"sync/atomic"
 
 	"txmesh/interceptor"
+	"txmesh/interceptor/traffic"
 )
 
 // Inbound is a reverse proxy to the application beside it. Create it with NewInbound; it is safe for many
@@ -35,8 +35,9 @@ func (p *Inbound) Shutdown(ctx context.Context) error { return p.srv.shutdown(ct
 // Upstream is a listener that stands for one service which the application calls. It is safe for many goroutines.
 type Upstream struct{ srv *server }
 
-// NewUpstream returns a proxy for calls to the service. Endpoints take turns. An untagged request moves to the
-// next endpoint when nothing of it was sent; a tagged one never does.
+// NewUpstream returns a proxy for calls to the service. Without endpoints, whoever gave Options.Traffic sets them there.
+// The least busy endpoint is taken, or what a
+// TrafficPolicy says. An untagged request moves to the next one when nothing of it was sent; a tagged one never does.
 func NewUpstream(o Options, service string, endpoints []string) (*Upstream, error) {
 	srv, err := newFixed(o, interceptor.Outbound, service, endpoints)
 	if err != nil {
@@ -51,42 +52,40 @@ func (p *Upstream) Serve(l net.Listener) error { return p.srv.serve(l) }
 // Shutdown is that of Inbound.
 func (p *Upstream) Shutdown(ctx context.Context) error { return p.srv.shutdown(ctx) }
 
-// fixed routes everything to the endpoints of one service, in turns.
+// fixed routes everything to the endpoints of one service.
 type fixed struct {
-	port      interceptor.Port
-	endpoints []string
-	turn      atomic.Uint32
+	port    interceptor.Port
+	cluster *traffic.Cluster
 }
 
 func newFixed(o Options, d interceptor.Direction, service string, endpoints []string) (*server, error) {
+	learning := o.Traffic != nil && d == interceptor.Outbound && len(endpoints) == 0
 	o, err := o.checked()
-	if err := errors.Join(err, checkEndpoints(endpoints)); err != nil {
+	if !learning {
+		err = errors.Join(err, checkEndpoints(endpoints))
+	}
+	if err != nil {
 		return nil, err
 	}
-	return newServer(o, newTurns(d, service, endpoints)), nil
-}
-
-func newTurns(d interceptor.Direction, service string, endpoints []string) *fixed {
-	return &fixed{port: interceptor.Port{Direction: d, Service: service}, endpoints: endpoints}
+	f := &fixed{port: interceptor.Port{Direction: d, Service: service}}
+	if d == interceptor.Inbound {
+		f.port.Endpoint, f.cluster = endpoints[0], o.Traffic.Own(service, endpoints[0])
+	} else {
+		f.cluster = o.Traffic.Service(service, endpoints)
+	}
+	return newServer(o, f), nil
 }
 
 func (f *fixed) route(r *request) (target, *Error) {
 	if string(r.head.method) == "CONNECT" {
 		return target{}, refuse(faultConnect, "")
 	}
-	return f.next(), nil
+	return f.target(), nil
 }
 
-func (f *fixed) routeTo(string) (target, *Error) { return f.next(), nil }
+func (f *fixed) routeTo(string) (target, *Error) { return f.target(), nil }
 
-func (f *fixed) next() target {
-	t := target{port: f.port, endpoints: f.endpoints}
-	if n := len(f.endpoints); n > 1 {
-		t.at = int((f.turn.Add(1) - 1) % uint32(n))
-	}
-	t.port.Endpoint = f.endpoints[t.at]
-	return t
-}
+func (f *fixed) target() target { return target{port: f.port, cluster: f.cluster} }
 
 // Route says which service a host name of the forward proxy stands for, and where it is.
 type Route struct {
@@ -101,6 +100,7 @@ type Forward struct{ srv *server }
 // NewForward returns a forward proxy. Hosts that no route names are called by their own name, without a service.
 // Two routes that claim one host are an error.
 func NewForward(o Options, routes []Route) (*Forward, error) {
+	learning := o.Traffic != nil
 	o, err := o.checked()
 	errs := []error{err}
 	byHost := make(map[string]*fixed, len(routes))
@@ -109,18 +109,18 @@ func NewForward(o Options, routes []Route) (*Forward, error) {
 		if other := byHost[host]; other != nil {
 			errs = append(errs, fmt.Errorf("host %q is claimed by %q and by %q: name it once", r.Host, other.port.Service, r.Service))
 		}
-		if err := checkEndpoints(r.Endpoints); err != nil {
+		if err := checkEndpoints(r.Endpoints); err != nil && !(learning && len(r.Endpoints) == 0) {
 			errs = append(errs, fmt.Errorf("route of host %q: %w", r.Host, err))
 		}
 		if r.Host == "" {
 			errs = append(errs, fmt.Errorf("route of service %q has no host", r.Service))
 		}
-		byHost[host] = newTurns(interceptor.Outbound, r.Service, r.Endpoints)
+		byHost[host] = &fixed{interceptor.Port{Direction: interceptor.Outbound, Service: r.Service}, o.Traffic.Service(r.Service, r.Endpoints)}
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("forward proxy: %w", err)
 	}
-	return &Forward{newServer(o, hosts(byHost))}, nil
+	return &Forward{newServer(o, &hosts{byHost, o.Traffic})}, nil
 }
 
 // Serve accepts connections until Shutdown, which makes it return nil. It closes the listener.
@@ -130,14 +130,17 @@ func (p *Forward) Serve(l net.Listener) error { return p.srv.serve(l) }
 func (p *Forward) Shutdown(ctx context.Context) error { return p.srv.shutdown(ctx) }
 
 // hosts routes by the host that the request line names.
-type hosts map[string]*fixed
+type hosts struct {
+	byName  map[string]*fixed
+	traffic *traffic.Clusters // of all others
+}
 
 // hostKey is a host as the map has it: lower case, without the port of http.
 func hostKey(host string) string {
 	return strings.TrimSuffix(strings.ToLower(host), ":80")
 }
 
-func (h hosts) route(r *request) (target, *Error) {
+func (h *hosts) route(r *request) (target, *Error) {
 	if string(r.head.method) == "CONNECT" {
 		return h.find(string(r.head.target), "")
 	}
@@ -162,9 +165,9 @@ func (h hosts) route(r *request) (target, *Error) {
 func (h hosts) routeTo(authority string) (target, *Error) { return h.find(authority, "80") }
 
 // find returns the route of a host, or the host itself. Without a default, the port must be there.
-func (h hosts) find(authority, port string) (target, *Error) {
-	if f := h[hostKey(authority)]; f != nil {
-		return f.next(), nil
+func (h *hosts) find(authority, port string) (target, *Error) {
+	if f := h.byName[hostKey(authority)]; f != nil {
+		return f.target(), nil
 	}
 	endpoint := authority
 	if port != "" && !hasPort(authority) {
@@ -173,7 +176,7 @@ func (h hosts) find(authority, port string) (target, *Error) {
 	if err := checkEndpoint(endpoint); err != nil {
 		return target{}, &Error{fault: faultHost, detail: err.Error()}
 	}
-	return target{port: interceptor.Port{Direction: interceptor.Outbound, Endpoint: endpoint}}, nil
+	return target{interceptor.Port{Direction: interceptor.Outbound, Endpoint: endpoint}, h.traffic.Host(endpoint)}, nil
 }
 
 func hasPort(authority string) bool {

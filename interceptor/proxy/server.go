@@ -11,6 +11,7 @@ import (
 
 	"txmesh/interceptor"
 	"txmesh/interceptor/proxy/h2"
+	"txmesh/interceptor/traffic"
 )
 
 // acceptRest bounds the pause after an Accept that failed, such as for want of file descriptors.
@@ -19,11 +20,10 @@ const acceptRest = time.Second
 // killRest is how long Shutdown waits for exchanges that it has cut.
 const killRest = 5 * time.Second
 
-// target is where a request goes: one endpoint, and those that may take its place.
+// target is where a request goes: to a destination whose endpoint is still to be chosen, or to port.Endpoint itself.
 type target struct {
-	port      interceptor.Port
-	endpoints []string
-	at        int // index of port.Endpoint
+	port    interceptor.Port
+	cluster *traffic.Cluster // nil: nothing is known of the destination
 }
 
 // router says where a request goes. It may rewrite the start line.

@@ -8,6 +8,7 @@ import (
 
 	"txmesh/interceptor"
 	"txmesh/interceptor/proxy/h2"
+	"txmesh/interceptor/traffic"
 )
 
 // lingerTime is how long a connection that must close is read, so that a reset does not overtake the last answer.
@@ -34,7 +35,9 @@ type session struct {
 	outlive  bool
 	deadline time.Time // of the exchange; zero: none
 	up       *upstream
-	lost     bool // the client takes no more
+	lost     bool          // the client takes no more
+	lease    traffic.Lease // of the endpoint, until its connection is given up
+	whole    bool          // out and req.wire still hold all of the request
 
 	uploading chan struct{} // closed when the uploader has ended; nil: there is none
 	uploaded  atomic.Bool   // the whole request body was sent
@@ -77,7 +80,9 @@ func (s *session) serve() {
 			s.serveHTTP2(nil)
 			return
 		}
-		if end == 0 || !s.exchange(end) {
+		keep := end > 0 && s.exchange(end)
+		s.lease.Done()
+		if !keep {
 			break
 		}
 		if s.h2.Load() != nil {
@@ -145,7 +150,7 @@ func (s *session) begin() {
 	s.res.reset()
 	s.res.streamed = false
 	s.ticket, s.outlive, s.deadline = nil, false, time.Time{}
-	s.up, s.lost = nil, false
+	s.up, s.lost, s.whole = nil, false, false
 	s.uploaded.Store(false)
 	s.finishing.Store(false)
 	s.cause.Store(nil)
@@ -175,30 +180,46 @@ func (s *session) exchange(end int) bool {
 		return true
 	}
 	s.req.head.cleanRequest()
+	late := s.mayBeOp(&t)
+	if !late {
+		if err := s.choose(&t, false); err != nil {
+			return s.reply(err.answer())
+		}
+	}
 	var v interceptor.Verdict
 	if s.srv.opts.Gate != nil {
 		t.port.Trusted, t.port.Caller = s.trusted, s.caller()
 		v = s.srv.opts.Gate.Before(s.srv.ctx, t.port, &s.req)
 	}
 	if v.Answer != nil {
+		s.lease.Done()
 		return s.reply(v.Answer)
 	}
 	s.admit(v.Ticket, &t)
-	return s.forward(t)
+	if late {
+		if err := s.choose(&t, v.Ticket != nil && v.Ticket.First); err != nil {
+			return s.fail(err)
+		}
+	}
+	return s.forward(t.port.Endpoint)
 }
 
 // admit takes over what the ticket says.
 func (s *session) admit(ticket *interceptor.Ticket, t *target) {
-	timeout := s.srv.opts.Limits.Exchange
+	timeout := s.lease.Request()
+	if timeout == 0 {
+		timeout = s.srv.opts.Limits.Exchange
+	}
 	if ticket != nil {
 		s.ticket, s.outlive = ticket, ticket.Outlive
 		if ticket.Timeout > 0 {
 			timeout = ticket.Timeout
 		}
-		if ticket.Endpoint != "" {
+		s.lease.Fix() // a tagged call goes to one endpoint, or nowhere
+		if ticket.Endpoint != "" && ticket.Endpoint != t.port.Endpoint {
+			s.lease.Done()
 			t.port.Endpoint = ticket.Endpoint
 		}
-		t.endpoints = nil // a tagged call goes to one endpoint, or nowhere
 	}
 	if timeout > 0 {
 		s.deadline = time.Now().Add(timeout)
@@ -206,10 +227,10 @@ func (s *session) admit(ticket *interceptor.Ticket, t *target) {
 }
 
 // forward sends the request and brings the response back.
-func (s *session) forward(t target) bool {
-	err := s.send(t)
+func (s *session) forward(endpoint string) bool {
+	err := s.compose()
 	if err == nil {
-		err = s.await()
+		err = s.converse(endpoint)
 	}
 	if err != nil {
 		return s.fail(err)
@@ -271,8 +292,14 @@ func (s *session) fail(err *Error) bool {
 	return s.reply(a)
 }
 
-// drop stops the uploader and closes the connection to the upstream.
+// drop gives the endpoint up.
 func (s *session) drop() {
+	s.breakUp()
+	s.lease.Done()
+}
+
+// breakUp stops the uploader and closes the connection to the upstream.
+func (s *session) breakUp() {
 	u := s.up
 	s.up = nil
 	if u != nil {

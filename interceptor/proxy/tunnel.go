@@ -30,16 +30,18 @@ func (s *session) connect(t target) bool {
 		return s.reply(refuse(faultBody, "CONNECT with a body").answer())
 	}
 	s.out = s.out[:0]
-	endpoint := t.port.Endpoint
-	for i := 1; ; i++ {
+	if err := s.choose(&t, false); err != nil {
+		return s.reply(err.answer())
+	}
+	for endpoint := t.port.Endpoint; ; endpoint = s.lease.Endpoint() {
 		err := s.open(endpoint, true)
+		why := s.judge(err)
 		if err == nil {
 			break
 		}
-		if i >= len(t.endpoints) {
+		if !s.again(why) {
 			return s.reply(err.answer())
 		}
-		endpoint = t.endpoints[(t.at+i)%len(t.endpoints)]
 	}
 	s.write([]byte("HTTP/1.1 200 Connection Established\r\n\r\n"))
 	s.tunnel()

@@ -39,8 +39,9 @@ func arrows() []arrow {
 		// Level 3: doors and callers. Doors never see each other, the journal or the sidecar.
 		{from: "interceptor/dtm", to: []string{"txn", "interceptor", "interceptor/dtm/dtmgimp"}},
 		{from: "interceptor/dtm/dtmgimp"}, // generated
-		{from: "interceptor/proxy", to: []string{"txn", "interceptor", "interceptor/proxy/h2"}},
-		{from: "interceptor/proxy/h2", to: []string{"interceptor"}},
+		{from: "interceptor/traffic", to: []string{"policies"}},
+		{from: "interceptor/proxy", to: []string{"txn", "interceptor", "interceptor/proxy/h2", "interceptor/traffic", "policies"}},
+		{from: "interceptor/proxy/h2", to: []string{"interceptor", "interceptor/traffic"}},
 		{from: "interceptor/*", to: []string{"txn", "interceptor"}},
 		{from: "sidecar/xds", to: []string{"policies", "sidecar/xds/envoy"}},
 		{from: "sidecar/xds/envoy"}, // generated

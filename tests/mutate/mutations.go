@@ -14,10 +14,10 @@ type mutation struct {
 }
 
 // mutations are all of them: the core, the barrier, the Gate, the relay, the shard and the driver around it, the fleet, the
-// door for clients of DTM.
+// door for clients of DTM, the choice of endpoints.
 func mutations() []mutation {
 	var all []mutation
-	for _, list := range [][]mutation{ofCore(), ofOrder(), ofBarrier(), ofGate(), ofRelay(), ofEngine(), ofFleet(), ofDTM()} {
+	for _, list := range [][]mutation{ofCore(), ofOrder(), ofBarrier(), ofGate(), ofRelay(), ofEngine(), ofFleet(), ofDTM(), ofTraffic()} {
 		all = append(all, list...)
 	}
 	return all
