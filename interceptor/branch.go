@@ -144,6 +144,7 @@ type branchExchange struct {
 	call    string // txn.Enlist.Call
 	rule    *policies.Call
 	request *policies.Message
+	atHome  bool // a barrier's home knows the branch
 	durable bool // the answer must be durable before the application sees it (L13)
 	held    bool // Ticket.Hold
 }
@@ -190,7 +191,7 @@ func (g *Gate) branch(ctx context.Context, p Port, r Request, rule *policies.Cal
 	}
 	t := &Ticket{Timeout: b.Timeout, Outlive: true}
 	// The first Enlist settled the home, which may not be what this one proposed.
-	x := &branchExchange{branch: placed.Branch, call: call, rule: rule, request: msg, durable: keepsAnswer(rule, placed.Home),
+	x := &branchExchange{branch: placed.Branch, call: call, rule: rule, request: msg, atHome: placed.Home != "", durable: keepsAnswer(rule, placed.Home),
 		context: Context{ID: j.context.ID, Parent: placed.Branch, Expires: j.context.Expires}}
 	if placed.Home != "" && !IsSharedHome(placed.Home) {
 		endpoint, known := g.Peers.EndpointOf(placed.Home)
@@ -385,10 +386,15 @@ func (g *Gate) notEnlisted(r Request, rule *policies.Call, j joined, err error) 
 func (x *branchExchange) after(ctx context.Context, g *Gate, res Response, err error) *Answer {
 	ev := txn.Returned{Branch: x.branch, Op: txn.Forward, Outcome: txn.Unknown, Call: x.call}
 	var answer *Answer
-	if err != nil {
-		ev.Cause = err.Error()
-	} else {
+	switch {
+	case err == nil:
 		answer = x.judge(g, res, &ev)
+	case !x.atHome && notSent(err):
+		// This call certainly had no effect. Where there is a home, its word is taken for all calls of the branch: this
+		// is not its word.
+		ev.Outcome, ev.Cause = txn.Refused, err.Error()
+	default:
+		ev.Cause = err.Error()
 	}
 	if err := g.Branches.Returned(ctx, x.context.ID, ev, x.durable); err != nil {
 		g.Log.Warn("answer of a branch not reported", "tx", x.context.ID, "branch", x.branch, "error", err)

@@ -216,11 +216,16 @@ func (x *servedExchange) after(ctx context.Context, g *Gate, res Response, err e
 	return nil
 }
 
+// notSent reports that a forwarder is certain that no byte of a request has left.
+func notSent(err error) bool {
+	var unsent interface{ NotSent() bool }
+	return errors.As(err, &unsent) && unsent.NotSent()
+}
+
 // withdraw takes "started" back when the application was certainly sent nothing, as while it is down: the call never
 // took effect here. Should this be lost in a crash, the outcome is unknown, as it would be without it.
 func (x *servedExchange) withdraw(ctx context.Context, g *Gate, err error) {
-	var unsent interface{ NotSent() bool }
-	if !errors.As(err, &unsent) || !unsent.NotSent() {
+	if !notSent(err) {
 		g.rest(ctx, x.branch, &x.row)
 		return
 	}

@@ -42,6 +42,7 @@ type Directory struct {
 	fleet    []string           // peers that the control plane knows and that are not configured
 	live     bool               // the control plane has told who is there
 	names    map[string]named   // by endpoint
+	gone     map[string]gone    // by inbound endpoint
 	moved    chan struct{}      // closed when the fleet changes
 }
 
@@ -64,7 +65,7 @@ func NewDirectory(ctx context.Context, opt DirectoryOptions) (*Directory, error)
 	if opt.Every <= 0 {
 		opt.Every = everyDefault
 	}
-	d := &Directory{opt: opt, learned: map[string]learned{}, names: map[string]named{}, moved: make(chan struct{})}
+	d := &Directory{opt: opt, learned: map[string]learned{}, names: map[string]named{}, gone: map[string]gone{}, moved: make(chan struct{})}
 	configured := make(map[string]bool, len(opt.Peers))
 	for _, p := range opt.Peers {
 		configured[p] = true
@@ -125,6 +126,12 @@ func (d *Directory) HomeOf(endpoint string) (string, bool) {
 		return owner, ok
 	}
 	home, ok := d.lookUp(context.Background(), false, find)
+	d.mu.Lock()
+	g, left := d.gone[endpoint]
+	d.mu.Unlock()
+	if !ok && left && d.opt.Now().Before(g.until) {
+		return d.homeOfGone(endpoint, g)
+	}
 	named := true
 	if !ok && d.opt.Fleet {
 		home, named = d.homeByName(endpoint)

@@ -2,6 +2,7 @@ package peer
 
 import (
 	"context"
+	"maps"
 	"net"
 	"slices"
 	"time"
@@ -21,17 +22,29 @@ type named struct {
 }
 
 const (
-	namedFor   = 5 * time.Second // a name means the same
-	unnamedFor = time.Second     // a name that did not resolve is not tried again
-	namedMax   = 1024            // names that are remembered
+	namedFor   = 5 * time.Second  // a name means the same
+	unnamedFor = time.Second      // a name that did not resolve is not tried again
+	namedMax   = 1024             // names that are remembered
+	goneFor    = 10 * time.Minute // the endpoint of a sidecar that left is not taken for one without
 )
 
+// gone is a sidecar that the control plane no longer knows. It may be dead, or merely cut off from the control plane.
+type gone struct {
+	Member
+	until time.Time
+}
+
 // SetFleet replaces what the control plane knows: who is not among them is forgotten at once, unless it is configured.
+// Only that a sidecar listened on its endpoint is remembered for a while.
 // A fleet that is live is complete: nobody else is a sidecar. One from disk may lack who came since.
 func (d *Directory) SetFleet(members []Member, live bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	now := d.opt.Now()
 	for _, p := range d.fleet {
+		if l := d.learned[p]; l.Identity.Inbound != "" {
+			d.gone[l.Identity.Inbound] = gone{Member{p, l.Identity}, now.Add(goneFor)}
+		}
 		delete(d.learned, p)
 	}
 	d.fleet = nil
@@ -51,6 +64,7 @@ func (d *Directory) SetFleet(members []Member, live bool) {
 	d.live = d.live || live
 	d.names = map[string]named{}
 	d.index()
+	maps.DeleteFunc(d.gone, func(endpoint string, g gone) bool { return d.inbounds[endpoint] != "" || !now.Before(g.until) })
 	close(d.moved)
 	d.moved = make(chan struct{})
 }
@@ -82,6 +96,36 @@ func (d *Directory) owner(ctx context.Context, find func() (string, bool)) (stri
 	}
 }
 
+// homeOfGone asks a sidecar that the control plane no longer knows whether it still listens there. While it does not
+// answer, nobody knows who listens: a branch without a barrier would not be safe.
+func (d *Directory) homeOfGone(endpoint string, g gone) (home string, known bool) {
+	d.mu.Lock()
+	n, ok := d.names[endpoint]
+	d.mu.Unlock()
+	if ok && d.opt.Now().Before(n.until) {
+		return n.home, n.known
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), roundMax)
+	defer cancel()
+	id, err := d.opt.Ask(ctx, g.Address)
+	n = named{until: d.opt.Now().Add(unnamedFor)}
+	if err == nil && id.Owner == g.Identity.Owner && id.Inbound == endpoint {
+		n = named{home: id.home(), known: true, until: d.opt.Now().Add(namedFor)}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.rememberName(endpoint, n)
+	return n.home, n.known
+}
+
+// rememberName is called with mu held.
+func (d *Directory) rememberName(endpoint string, n named) {
+	if len(d.names) >= namedMax {
+		clear(d.names)
+	}
+	d.names[endpoint] = n
+}
+
 // homeByName finds the sidecar behind the name of a host: the control plane knows addresses alone.
 func (d *Directory) homeByName(endpoint string) (home string, known bool) {
 	host, port, err := net.SplitHostPort(endpoint)
@@ -109,9 +153,6 @@ func (d *Directory) homeByName(endpoint string) (home string, known bool) {
 			break // the call goes to the home that is chosen here
 		}
 	}
-	if len(d.names) >= namedMax {
-		clear(d.names)
-	}
-	d.names[endpoint] = n
+	d.rememberName(endpoint, n)
 	return n.home, n.known
 }

@@ -67,11 +67,43 @@ func TestWhoLeavesTheFleetIsForgotten(t *testing.T) {
 	d.SetFleet([]Member{{"10.0.0.7:15808", Identity{Owner: ownerA, Inbound: "10.0.0.7:15806"}},
 		{"127.0.0.1:2", Identity{Owner: ownerB, Inbound: "127.0.0.1:1"}}}, true)
 	d.SetFleet(nil, true)
-	if home, known := d.HomeOf("10.0.0.7:15806"); home != "" || !known {
+	if home, known := d.HomeOf("10.0.0.8:15806"); home != "" || !known {
 		t.Errorf("HomeOf = %q, %v; want nobody, for certain", home, known)
 	}
 	if home, known := d.HomeOf("127.0.0.1:1"); home != ownerB || !known {
 		t.Errorf("HomeOf = %q, %v; want the configured peer as before", home, known)
+	}
+}
+
+// A sidecar is cut off from the control plane, or dead, or its address is another's: only the first one is a home.
+func TestWhoLeftTheFleetIsAskedBeforeItsEndpointHasNoSidecar(t *testing.T) {
+	const endpoint, address = "10.0.0.7:15806", "10.0.0.7:15808"
+	self := Identity{Owner: ownerA, Inbound: endpoint, Home: "~bank/accounts"}
+	for _, tt := range []struct {
+		name  string
+		peers map[string]Identity
+		home  string
+		known bool
+	}{
+		{"it answers", map[string]Identity{address: self}, "~bank/accounts", true},
+		{"it does not answer", nil, "", false},
+		{"another has its address", map[string]Identity{address: {Owner: ownerB, Inbound: endpoint}}, "", false},
+		{"it moved", map[string]Identity{address: {Owner: ownerA, Inbound: "10.0.0.7:1"}}, "", false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			now := time.Now()
+			d := newFleetDirectory(t, &world{peers: tt.peers})
+			d.opt.Now = func() time.Time { return now }
+			d.SetFleet([]Member{{address, self}}, true)
+			d.SetFleet(nil, true)
+			if home, known := d.HomeOf(endpoint); home != tt.home || known != tt.known {
+				t.Errorf("HomeOf = %q, %v; want %q, %v", home, known, tt.home, tt.known)
+			}
+			now = now.Add(goneFor)
+			if home, known := d.HomeOf(endpoint); home != "" || !known {
+				t.Errorf("HomeOf after %v = %q, %v; want nobody, for certain", goneFor, home, known)
+			}
+		})
 	}
 }
 
