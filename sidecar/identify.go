@@ -198,6 +198,9 @@ func (s *Sidecar) securedServices(l net.Listener) net.Listener {
 // dialService opens a connection to a service: over TLS where its sidecar takes that.
 func (s *Sidecar) dialService(ctx context.Context, network, address string) (net.Conn, error) {
 	conn, err := new(net.Dialer).DialContext(ctx, network, address)
+	if err == nil {
+		conn, err = s.elsewhere(conn)
+	}
 	if err != nil {
 		return nil, err
 	}
