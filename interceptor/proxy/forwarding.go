@@ -199,7 +199,7 @@ func (s *session) badRequest(err error) *Error {
 
 func isChunkError(err error) bool {
 	return errors.Is(err, errChunkSize) || errors.Is(err, errChunkLong) || errors.Is(err, errChunkEnd) ||
-		errors.Is(err, errChunkByte) || errors.Is(err, errBadTrailer)
+		errors.Is(err, errChunkByte) || errors.Is(err, errBadTrailer) || errors.Is(err, errForbidden)
 }
 
 // relay sends the response to the client, as it comes.
