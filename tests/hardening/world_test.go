@@ -71,6 +71,9 @@ func (m *mesh) counted(t *testing.T, series string) int {
 		t.Fatal(err)
 	}
 	defer res.Body.Close()
+	if res.StatusCode == 503 {
+		return 0 // the API has its own flood
+	}
 	for lines := bufio.NewScanner(res.Body); lines.Scan(); {
 		if value, ok := strings.CutPrefix(lines.Text(), series+" "); ok {
 			n, err := strconv.ParseFloat(value, 64)
