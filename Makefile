@@ -22,10 +22,10 @@ GOLANGCI := $(shell $(GO) env GOPATH)/bin/golangci-lint-$(GOLANGCI_VERSION)
 need = @test -e $(1) || { echo "make $@: $(2) does not exist yet ($(1))" >&2; exit 2; }
 
 .DEFAULT_GOAL := help
-.PHONY: help build etcd test race test-net test-compat soak soak-kill chaos demo fleet fleet-down sim mutate fuzz bench bench-quick lint lint-ready check e2e cover-e2e proto clean
+.PHONY: help build etcd test race test-net test-compat soak soak-kill chaos demo fleet fleet-down sim mutate fuzz bench bench-quick bench-go bench-go-quick lint lint-ready check e2e cover-e2e proto clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## build bin/txmesh, bin/txmesh-sidecar and bin/txmesh-controlplane
 	$(call need,cmd/txmesh,the command line tool)
@@ -95,10 +95,18 @@ fuzz: ## each fuzz target for TIME (TIME=20s)
 	  done; \
 	done; test $$found = 1 || { echo "make fuzz: no fuzz target in $(PKG)" >&2; exit 2; }
 
-bench: ## all benchmarks, ten runs each, for benchstat
+bench: ## txmesh beside nginx, HAProxy, Envoy and a minimal proxy: 25 minutes, writes benchmarks/RESULTS.md and docs/benchmarks
+	benchmarks/rivals/install.sh
+	$(GO) run ./benchmarks/rivals $(ARGS)
+
+bench-quick: ## the same with 1 KiB at 32 connections: 3 minutes, writes into benchmarks/out
+	benchmarks/rivals/install.sh
+	$(GO) run ./benchmarks/rivals -quick -budget 165s -results benchmarks/out/RESULTS.md -plots benchmarks/out/plots $(ARGS)
+
+bench-go: ## all benchmarks of packages, ten runs each, for benchstat
 	$(GO) test -run '^$$' -bench . -benchmem -count 10 -timeout 60m $(PKG)
 
-bench-quick: ## all benchmarks once, to see that they run
+bench-go-quick: ## all benchmarks of packages once, to see that they run
 	$(GO) test -run '^$$' -bench . -benchmem -benchtime 100x -timeout 10m $(PKG)
 
 lint: $(GOLANGCI) ## the linters of .golangci.yml

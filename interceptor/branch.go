@@ -21,8 +21,7 @@ func (g *Gate) outbound(ctx context.Context, p Port, r Request) Verdict {
 		return Verdict{Answer: refusedContext(c)}
 	}
 	set := g.Policies.Current()
-	target := policies.Target{Service: p.Service, Host: r.Host(), Method: r.Method(), Path: r.Path()}
-	rule := set.Call(target)
+	rule := set.Call(targetOf(p.Service, r))
 	if rule == nil {
 		var err error
 		if rule, err = inline(p, r); err != nil {
@@ -146,6 +145,7 @@ type branchExchange struct {
 	rule    *policies.Call
 	request *policies.Message
 	durable bool // the answer must be durable before the application sees it (L13)
+	held    bool // Ticket.Hold
 }
 
 // branch has a call journaled before it leaves (L2).
@@ -153,10 +153,14 @@ func (g *Gate) branch(ctx context.Context, p Port, r Request, rule *policies.Cal
 	if r.Header("upgrade") != "" {
 		return Verdict{Answer: problem(CodeUpgrade, "rule "+rule.Name, j.context.ID)}
 	}
+	rule, undescribed := g.describedCall(ctx, p, rule, j)
+	if undescribed != nil {
+		return Verdict{Answer: undescribed}
+	}
 	reads := rule.Reads()
-	msg, tooLarge := g.requestMessage(r, reads.RequestBody || rule.Kind == policies.Hold)
-	if tooLarge != nil {
-		return Verdict{Answer: tooLarge}
+	msg, refused := g.requestMessage(r, reads.RequestBody || rule.Kind == policies.Hold)
+	if refused != nil {
+		return Verdict{Answer: refused}
 	}
 	b, err := g.newBranch(p, r, rule, msg, j)
 	switch {
@@ -182,8 +186,7 @@ func (g *Gate) branch(ctx context.Context, p Port, r Request, rule *policies.Cal
 	}
 	name := BranchName(j.context.ID, placed.Branch)
 	if rule.Kind == policies.Hold {
-		return Verdict{Answer: &Answer{Status: 202, Header: [][2]string{{"content-length", "0"},
-			{HeaderID, string(j.context.ID)}, {HeaderBranch, name}}}}
+		return Verdict{Answer: heldAnswer(r, [2]string{HeaderID, string(j.context.ID)}, [2]string{HeaderBranch, name})}
 	}
 	t := &Ticket{Timeout: b.Timeout, Outlive: true}
 	// The first Enlist settled the home, which may not be what this one proposed.
@@ -199,7 +202,7 @@ func (g *Gate) branch(ctx context.Context, p Port, r Request, rule *policies.Cal
 		t.Endpoint = endpoint
 	}
 	t.Hold = x.durable || reads.ResponseBody
-	t.state = x
+	x.held, t.state = t.Hold, x
 	g.dress(r, x.context, name, placed.Home)
 	return Verdict{Ticket: t}
 }
@@ -242,6 +245,10 @@ func (g *Gate) newBranch(p Port, r Request, rule *policies.Call, msg *policies.M
 		return txn.Branch{}, err
 	}
 	b := txn.Branch{Name: rule.Name, After: j.parents, Timeout: rule.Timeout, Retry: rule.Retry, Join: traceKeys(r)}
+	if b.Timeout == 0 && isGRPC(r) {
+		b.Timeout = txn.Intercepted.Plan().CallTimeout
+	}
+	b.Timeout = sooner(b.Timeout, r)
 	if key != "" {
 		b.Key = rule.Name + "/" + key
 		b.Print = fingerprint(msg)
@@ -305,17 +312,26 @@ func fingerprint(m *policies.Message) string {
 	for _, part := range []string{m.Method, m.Path, m.Query} {
 		h.Write([]byte(strconv.Itoa(len(part)) + ":" + part))
 	}
-	h.Write(m.Body)
+	body := m.Body
+	if policies.IsGRPC(m.Header("content-type")) {
+		body = policies.CanonicalBody(body, m.Header("grpc-encoding"))
+	}
+	h.Write(body)
 	return hex.EncodeToString(h.Sum(nil)[:12])
 }
 
 // requestMessage shows a request to a rule, with its body if the rule reads it.
 func (g *Gate) requestMessage(r Request, body bool) (*policies.Message, *Answer) {
 	m := &policies.Message{Method: r.Method(), Path: r.Path(), Query: r.Query(), Header: snapshot(r)}
-	if !body {
+	grpc := isGRPC(r)
+	if !body && !grpc {
 		return m, nil
 	}
 	data, err := r.Body(g.BodyMax)
+	if grpc && (err == nil || !errors.Is(err, ErrBodyTooLarge)) {
+		m.Body = data
+		return m, notUnary(r, data, err)
+	}
 	switch {
 	case errors.Is(err, ErrBodyTooLarge):
 		return nil, problem(CodeTooLarge, "the body has more than "+strconv.Itoa(g.BodyMax)+" bytes", "")
@@ -385,10 +401,10 @@ func (x *branchExchange) after(ctx context.Context, g *Gate, res Response, err e
 
 func (x *branchExchange) judge(g *Gate, res Response, ev *txn.Returned) *Answer {
 	if code := res.Header(HeaderError); code != "" {
-		ev.Outcome, ev.Cause = ofSidecar(Code(code), res.Status())
+		ev.Outcome, ev.Cause = ofSidecar(Code(code), res)
 		return nil
 	}
-	msg, err := g.responseMessage(res, x.rule.Reads().ResponseBody)
+	msg, err := g.responseMessage(res, x.rule.Reads().ResponseBody || x.held && isGRPC(res))
 	if err != nil {
 		ev.Cause = err.Error()
 		return problem(CodeUnjudgeable, "rule "+x.rule.Name+": "+err.Error(), x.context.ID)
@@ -406,20 +422,27 @@ func (x *branchExchange) judge(g *Gate, res Response, ev *txn.Returned) *Answer 
 
 // ofSidecar judges an answer that a sidecar on the way made itself: no rule of a policy speaks of it, and all that it
 // can say for certain is that the call did not go on.
-func ofSidecar(code Code, status int) (txn.Outcome, string) {
-	out, _ := policies.BuiltinOutcome(txn.Forward, status)
-	if out == txn.OK || code == CodeInProgress {
+func ofSidecar(code Code, res Response) (txn.Outcome, string) {
+	msg := &policies.Message{Status: res.Status(), Header: res.Header, Trailer: res.Trailer}
+	out, _ := policies.BuiltinOutcome(txn.Forward, msg)
+	switch {
+	case code == CodeRunning:
+		out = txn.Pending // gRPC has no word for it
+	case out == txn.OK, code == CodeInProgress:
 		out = txn.Unknown
 	}
-	return out, "a sidecar answered " + strconv.Itoa(status) + " " + string(code)
+	return out, "a sidecar " + msg.Said() + " " + string(code)
 }
 
 func (g *Gate) responseMessage(res Response, body bool) (*policies.Message, error) {
-	m := &policies.Message{Status: res.Status(), Header: res.Header}
+	m := &policies.Message{Status: res.Status(), Header: res.Header, Trailer: res.Trailer}
 	if !body {
 		return m, nil
 	}
 	data, err := res.Body(g.BodyMax)
+	if err == nil && len(data) > 0 && isGRPC(res) {
+		err = policies.CheckUnary(data)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -27,6 +27,7 @@ type Options struct {
 	Runners     Runners // of a SharedHome; nil: this sidecar alone runs what is in Rows
 	App         App
 	Policies    Policies
+	Types       Types     // of messages of gRPC, for rules whose documents do not describe them; nil: nobody knows
 	Documents   Documents // keeps the documents of rules that are in no set; nil: nobody does
 	NewID       func() txn.ID
 	Now         func() time.Time // default time.Now
@@ -218,8 +219,12 @@ func (g *Gate) shadowed(rule string) {
 	}
 }
 
+func targetOf(service string, r Request) policies.Target {
+	return policies.Target{Service: service, Host: r.Host(), Method: r.Method(), Path: r.Path(), GRPC: isGRPC(r)}
+}
+
 func (g *Gate) ownTarget(r Request) policies.Target {
-	return policies.Target{Service: g.Service, Host: r.Host(), Method: r.Method(), Path: r.Path()}
+	return targetOf(g.Service, r)
 }
 
 // serveJoined passes a request that belongs to a transaction and is no branch at a home: the calls that the

@@ -92,12 +92,18 @@ func replayed(r row, branch string, id txn.ID) *Answer {
 		return problem(CodeCrashed, "branch "+branch+" was answered, the answer was not kept", id)
 	}
 	a := &Answer{Status: r.Reply.Status, Body: r.Reply.Body}
+	for _, name := range slices.Sorted(mapKeys(r.Reply.Trailer)) {
+		a.Trailer = append(a.Trailer, [2]string{strings.ToLower(name), r.Reply.Trailer.Get(name)})
+	}
 	for _, name := range slices.Sorted(mapKeys(r.Reply.Header)) {
 		for _, v := range r.Reply.Header[name] {
 			a.Header = append(a.Header, [2]string{strings.ToLower(name), v})
 		}
 	}
-	a.Header = append(a.Header, [2]string{"content-length", fmt.Sprint(len(a.Body))}, [2]string{HeaderReplayed, "true"})
+	if len(a.Trailer) == 0 {
+		a.Header = append(a.Header, [2]string{"content-length", fmt.Sprint(len(a.Body))})
+	}
+	a.Header = append(a.Header, [2]string{HeaderReplayed, "true"})
 	return a
 }
 
@@ -162,7 +168,7 @@ func (g *Gate) repeatable(r Request) *Outgoing {
 func isKeptHeader(name string) bool {
 	switch strings.ToLower(name) {
 	case "content-type", "content-encoding", "content-language", "content-disposition", "location", "etag",
-		"last-modified", "retry-after", "cache-control", "vary":
+		"last-modified", "retry-after", "cache-control", "vary", "grpc-encoding":
 		return true
 	default:
 		return false
@@ -192,6 +198,12 @@ func (x *servedExchange) after(ctx context.Context, g *Gate, res Response, err e
 		return nil // broken off: the forwarder breaks it off towards the caller too
 	default:
 		reply.Body = slices.Clone(body)
+		for _, t := range statusOf(res) {
+			if reply.Trailer == nil {
+				reply.Trailer = http.Header{}
+			}
+			reply.Trailer.Set(t[0], t[1])
+		}
 	}
 	r, settled := answered(x.row, reply)
 	if !settled {
@@ -221,7 +233,7 @@ func (x *servedExchange) withdraw(ctx context.Context, g *Gate, err error) {
 // answered files an application's reply to the forward call. The owner judges it by its rule; here only the
 // built-in table counts, because Refused must mean that nothing took effect.
 func answered(r row, reply *Reply) (row, bool) {
-	switch out, _ := policies.BuiltinOutcome(txn.Forward, reply.Status); out {
+	switch out, _ := policies.BuiltinOutcome(txn.Forward, reply.Message()); out {
 	case txn.OK:
 		r.State = barrier.Done
 	case txn.Refused:
@@ -392,7 +404,7 @@ func (g *Gate) runOp(ctx context.Context, c HomeCall, r row) HomeReply {
 	if err != nil {
 		return HomeReply{Outcome: txn.Unknown, Cause: err.Error()}
 	}
-	out, cause := policies.BuiltinOutcome(c.Op, reply.Status)
+	out, cause := policies.BuiltinOutcome(c.Op, reply.Message())
 	if out == txn.OK && c.Op == txn.Undo && !c.Judged {
 		r.State, r.Request, r.Runner = barrier.Undone, nil, ""
 		if err := g.save(ctx, c.Branch, &r, false); err != nil {

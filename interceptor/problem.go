@@ -41,6 +41,8 @@ const (
 	CodePeerUnknown Code = "TXM0126"
 	CodeBranches    Code = "TXM0127"
 	CodeDenied      Code = "TXM0128"
+	CodeUnary       Code = "TXM0129"
+	CodeTypes       Code = "TXM0130"
 )
 
 // Explanation is what a code means and what to do about it.
@@ -82,6 +84,8 @@ func Codes() []Explanation {
 		{CodePeerUnknown, 503, "sidecar that would keep this branch is not known yet", "start the sidecars named in peers, or take out those that are gone; set barrier: None where the service has no sidecar"},
 		{CodeBranches, 422, "transaction has as many branches as are allowed", "make fewer calls in one transaction, or raise max-branches"},
 		{CodeDenied, 403, "caller may not do this", "let an AccessPolicy of the service's namespace allow it, or call with a certificate that one allows"},
+		{CodeUnary, 400, "only a unary call of gRPC can be part of a transaction", "name the unary methods in match.grpc, so that streams pass beside the rule"},
+		{CodeTypes, 503, "types of a gRPC call are not known", "let the service serve reflection, or put spec.descriptors into the policy"},
 	}
 }
 

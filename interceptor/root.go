@@ -6,7 +6,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/http"
 	"strconv"
+	"time"
 
 	"github.com/fxamacker/cbor/v2"
 
@@ -21,6 +23,7 @@ type rootExchange struct {
 	start   *policies.Start
 	request *policies.Message
 	serving *serving
+	grpc    bool
 }
 
 // startNamed finds the start rule that tx-start names: `namespace/policy`, or `namespace/policy/rule` where the policy
@@ -49,31 +52,38 @@ func (g *Gate) root(ctx context.Context, r Request, start *policies.Start, insid
 	if r.Header("upgrade") != "" {
 		return Verdict{Answer: problem(CodeUpgrade, "start rule "+start.Name, "")}
 	}
-	msg, tooLarge := g.requestMessage(r, start.Reads().RequestBody)
-	if tooLarge != nil {
-		return Verdict{Answer: tooLarge}
+	start, refused := g.describedStart(ctx, start)
+	if refused != nil {
+		return Verdict{Answer: refused}
+	}
+	msg, refused := g.requestMessage(r, start.Reads().RequestBody)
+	if refused != nil {
+		return Verdict{Answer: refused}
 	}
 	key, err := start.Key(msg)
 	if err != nil {
 		return Verdict{Answer: problem(CodeRule, "rule "+start.Name+": key: "+err.Error(), "")}
 	}
 	if key != "" {
-		if msg, tooLarge = g.requestMessage(r, true); tooLarge != nil {
-			return Verdict{Answer: tooLarge}
+		if msg, refused = g.requestMessage(r, true); refused != nil {
+			return Verdict{Answer: refused}
 		}
 		key = rootKey(start, r, key)
-		if answer := g.repeated(ctx, start, key, fingerprint(msg)); answer != nil {
+		if answer := g.repeated(ctx, start, key, msg); answer != nil {
 			return Verdict{Answer: answer}
 		}
 	}
-	id := g.NewID()
-	spec, err := g.newSpec(id, start, key, msg)
+	id, timeout := g.NewID(), sooner(start.Timeout, r)
+	spec, err := g.newSpec(id, start, key, msg, timeout)
+	if err == nil && start.Own != nil {
+		err = g.keepDocument(ctx, start.Own)
+	}
 	if err != nil {
 		g.endRoot(key)
 		return Verdict{Answer: problem(CodeRule, "rule "+start.Name+": "+err.Error(), "")}
 	}
 	now := g.Now()
-	c := Context{ID: id, Expires: now.Add(start.Timeout)}
+	c := Context{ID: id, Expires: now.Add(timeout)}
 	if start.Own != nil {
 		c.Parent = "0"
 	}
@@ -88,8 +98,8 @@ func (g *Gate) root(ctx context.Context, r Request, start *policies.Start, insid
 	}
 	s := &serving{context: c, keys: spec.Join}
 	g.joins.enter(now, s)
-	return Verdict{Ticket: &Ticket{Timeout: start.Timeout, Hold: true, Outlive: true,
-		state: &rootExchange{id: id, key: key, start: start, request: msg, serving: s}}}
+	return Verdict{Ticket: &Ticket{Timeout: timeout, Hold: true, Outlive: true,
+		state: &rootExchange{id: id, key: key, start: start, request: msg, serving: s, grpc: isGRPC(r)}}}
 }
 
 // rootKey scopes the client's key to the rule and to who sent it.
@@ -102,8 +112,8 @@ func rootKey(start *policies.Start, r Request, key string) string {
 	return start.Policy + "/" + start.Name + "/" + caller + "/" + key
 }
 
-func (g *Gate) newSpec(id txn.ID, start *policies.Start, key string, msg *policies.Message) (txn.Spec, error) {
-	spec := txn.Spec{ID: id, Mode: txn.Intercepted, Plan: txn.Intercepted.Plan(), Timeout: start.Timeout,
+func (g *Gate) newSpec(id txn.ID, start *policies.Start, key string, msg *policies.Message, timeout time.Duration) (txn.Spec, error) {
+	spec := txn.Spec{ID: id, Mode: txn.Intercepted, Plan: txn.Intercepted.Plan(), Timeout: timeout,
 		Key: key, Name: start.Policy + "/" + start.Name}
 	if key != "" {
 		spec.Print = fingerprint(msg)
@@ -117,8 +127,8 @@ func (g *Gate) newSpec(id txn.ID, start *policies.Start, key string, msg *polici
 		return spec, err
 	}
 	note := BranchNote{Document: own.Document, Rule: own.Name, Service: g.Service, Values: values, Own: true,
-		Deadline: g.Now().Add(start.Timeout)}
-	b := txn.Branch{ID: "0", Name: own.Name, Note: note.Encode(), Timeout: start.Timeout, Retry: own.Retry}
+		Deadline: g.Now().Add(timeout)}
+	b := txn.Branch{ID: "0", Name: own.Name, Note: note.Encode(), Timeout: timeout, Retry: own.Retry}
 	for _, op := range [...]txn.Op{txn.Commit, txn.Undo, txn.Ask} {
 		b.Ops[op] = has(own.Has(op))
 	}
@@ -128,7 +138,7 @@ func (g *Gate) newSpec(id txn.ID, start *policies.Start, key string, msg *polici
 }
 
 // repeated answers a request whose key is known. Without an answer it has reserved the key until endRoot.
-func (g *Gate) repeated(ctx context.Context, start *policies.Start, key, print string) *Answer {
+func (g *Gate) repeated(ctx context.Context, start *policies.Start, key string, msg *policies.Message) *Answer {
 	if !g.beginRoot(key) {
 		return problem(CodeInProgress, "rule "+start.Name, "", [2]string{"retry-after", "1"},
 			[2]string{HeaderStatus, txn.Open.String()})
@@ -145,14 +155,14 @@ func (g *Gate) repeated(ctx context.Context, start *policies.Start, key, print s
 	if err != nil {
 		return problem(CodeJournal, "rule "+start.Name+": "+err.Error(), id)
 	}
-	if s.Spec.Print != print {
+	if s.Spec.Print != fingerprint(msg) {
 		return problem(CodeOtherInput, "rule "+start.Name+": the first request with this key differs", id)
 	}
-	return g.replay(s)
+	return g.replay(s, policies.IsGRPC(msg.Header("content-type")))
 }
 
 // replay answers a repeated root request by what the journal holds of the first one.
-func (g *Gate) replay(s txn.State) *Answer {
+func (g *Gate) replay(s txn.State, grpc bool) *Answer {
 	status := [2]string{HeaderStatus, s.Phase.String()}
 	if !s.Decided() {
 		return problem(CodeInProgress, "", s.Spec.ID, [2]string{"retry-after", "1"}, status)
@@ -163,6 +173,8 @@ func (g *Gate) replay(s txn.State) *Answer {
 		a.Header = append(a.Header, [2]string{HeaderID, string(s.Spec.ID)}, status)
 	case !s.Commit:
 		a = problem(CodeAborted, s.Reason, s.Spec.ID, status)
+	case grpc:
+		a = emptyMessage([2]string{HeaderID, string(s.Spec.ID)}, status)
 	default:
 		a = &Answer{Status: 200, Header: [][2]string{{"content-length", "0"}, {HeaderID, string(s.Spec.ID)}, status}}
 	}
@@ -222,7 +234,7 @@ func (x *rootExchange) judge(g *Gate, res Response, err error) (d txn.Decide, ow
 		return txn.Decide{Reason: "not answered: " + err.Error()}, own,
 			problem(CodeUnanswered, err.Error(), x.id)
 	}
-	msg, err := g.responseMessage(res, x.start.Reads().ResponseBody)
+	msg, err := g.responseMessage(res, x.start.Reads().ResponseBody || isGRPC(res))
 	if err == nil {
 		d.Commit, err = x.start.Commits(x.request, msg)
 	}
@@ -236,7 +248,7 @@ func (x *rootExchange) judge(g *Gate, res Response, err error) (d txn.Decide, ow
 			problem(CodeUnjudgeable, err.Error(), x.id)
 	}
 	if !d.Commit {
-		d.Reason = "root answered " + strconv.Itoa(res.Status())
+		d.Reason = "root " + msg.Said()
 	}
 	if x.key != "" {
 		d.Answer = g.keepAnswer(res)
@@ -271,6 +283,9 @@ func (x *rootExchange) reply(g *Gate, res Response, s txn.State, agreed bool, un
 		return problem(CodeStuck, stuckCause(s), x.id, status)
 	case s.Phase == txn.Aborting && x.start.Reply.OnAbort == policies.AfterUndo:
 		a := problem(CodeStillUndo, "aborted: "+s.Reason, x.id, status, [2]string{"retry-after", "5"})
+		if x.grpc {
+			a.Status = http.StatusConflict // gRPC has no success that says "not yet": ABORTED
+		}
 		if g.PublicURL != "" {
 			a.Header = append(a.Header, [2]string{"location", g.PublicURL + "/v1/transactions/" + string(x.id)})
 		}
@@ -299,9 +314,10 @@ func stuckCause(s txn.State) string {
 
 // kept is a root's answer in the journal.
 type kept struct {
-	Status int         `cbor:"1,keyasint"`
-	Header [][2]string `cbor:"2,keyasint,omitempty"`
-	Body   []byte      `cbor:"3,keyasint,omitempty"`
+	Status  int         `cbor:"1,keyasint"`
+	Header  [][2]string `cbor:"2,keyasint,omitempty"`
+	Body    []byte      `cbor:"3,keyasint,omitempty"`
+	Trailer [][2]string `cbor:"4,keyasint,omitempty"` // of gRPC
 }
 
 // keepAnswer encodes the answer for replay, or nil where it is too long to be kept. Cookies are never kept.
@@ -317,6 +333,7 @@ func (g *Gate) keepAnswer(res Response) []byte {
 			k.Header = append(k.Header, [2]string{name, value})
 		}
 	})
+	k.Trailer = statusOf(res)
 	b, err := cbor.Marshal(k)
 	if err != nil {
 		panic(err) // plain data always marshals
@@ -332,7 +349,9 @@ func decodeAnswer(b []byte) (*Answer, error) {
 	if err := cbor.Unmarshal(b, &k); err != nil {
 		return nil, err
 	}
-	a := &Answer{Status: k.Status, Header: k.Header, Body: k.Body}
-	a.Header = append(a.Header, [2]string{"content-length", strconv.Itoa(len(k.Body))})
+	a := &Answer{Status: k.Status, Header: k.Header, Body: k.Body, Trailer: k.Trailer}
+	if len(k.Trailer) == 0 {
+		a.Header = append(a.Header, [2]string{"content-length", strconv.Itoa(len(k.Body))})
+	}
 	return a, nil
 }

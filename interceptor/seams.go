@@ -95,6 +95,15 @@ type Policies interface {
 	Current() *policies.Set
 }
 
+// Types learns what the messages of gRPC look like from the services themselves, for rules whose documents do not say it.
+type Types interface {
+	// Call returns the rule in a document of its own that describes what the rule reads and makes, as the service at this
+	// endpoint describes it.
+	Call(ctx context.Context, endpoint string, rule *policies.Call) (*policies.Call, error)
+	// Start is Call for a start rule: the application beside this sidecar is asked.
+	Start(ctx context.Context, rule *policies.Start) (*policies.Start, error)
+}
+
 // Documents keeps policy documents for as long as a transaction needs them.
 type Documents interface {
 	// Keep returns when the document is durable under its hash.
@@ -154,6 +163,11 @@ type Reply struct {
 	Header  http.Header
 	Body    []byte
 	Trailer http.Header // of gRPC
+}
+
+// Message is the answer as policies read it.
+func (r *Reply) Message() *policies.Message {
+	return &policies.Message{Status: r.Status, Header: r.Header.Get, Trailer: r.Trailer.Get, Body: r.Body}
 }
 
 // HomeCall asks the home of a branch to settle it: Undo, Commit or Ask.

@@ -25,18 +25,18 @@ func number(i int) json.Number { return json.Number(strconv.Itoa(i)) }
 // Reads says which bodies Key, Record, RecordAnswer and Outcome look into.
 func (c *Call) Reads() Reads {
 	body := func(side string) bool {
-		return c.recorded.reads(side, "body") || c.reads.reads(side, "body") || c.keyReads.reads(side, "body")
+		return c.recorded.readsBody(side) || c.reads.readsBody(side) || c.keyReads.readsBody(side)
 	}
 	return Reads{
 		RequestBody:  c.Kind == Hold || body("request"),
-		ResponseBody: body("response") || c.undoBeforehand && c.ops[txn.Undo].when.reads.reads("response", "body"),
+		ResponseBody: body("response") || c.undoBeforehand && c.ops[txn.Undo].when.reads.readsBody("response"),
 	}
 }
 
 // Key is what makes a repeat of the call the same branch: the policy's key, else the Idempotency-Key header. ""
 // means none.
 func (c *Call) Key(req *Message) (string, error) {
-	return evalKey("key", c.key, c.keyReads, c.match.pattern, req)
+	return evalKey("key", c.key, c.keyReads, c.match.pattern, req.as(c.match.grpc.input()))
 }
 
 // OrderBy is the key by which held calls are kept in order, "" for none.
@@ -44,7 +44,7 @@ func (c *Call) OrderBy(req *Message) (string, error) {
 	if c.orderBy == nil {
 		return "", nil
 	}
-	return evalKey("orderBy", c.orderBy, c.keyReads, c.match.pattern, req)
+	return evalKey("orderBy", c.orderBy, c.keyReads, c.match.pattern, req.as(c.match.grpc.input()))
 }
 
 func evalKey(what string, e *expr, reads *tree, p *pattern, req *Message) (string, error) {
@@ -108,6 +108,10 @@ type held struct {
 // Record keeps of a request exactly what the templates and expressions of later ops read, as canonical JSON: equal
 // requests give equal bytes. Of a held call it keeps the method, path, query, content headers and body too.
 func (c *Call) Record(req *Message) ([]byte, error) {
+	if err := c.readable(req); err != nil {
+		return nil, fmt.Errorf("record the request of %s: %w", c.Name, err)
+	}
+	req = req.as(c.match.grpc.input())
 	values, err := c.recorded.request(req, c.match.pattern)
 	if err != nil {
 		return nil, fmt.Errorf("record the request of %s: %w", c.Name, err)
@@ -134,6 +138,7 @@ func (c *Call) Record(req *Message) ([]byte, error) {
 // RecordAnswer keeps of a response exactly what later ops read, and whether there is anything to undo. Equal
 // responses give equal bytes.
 func (c *Call) RecordAnswer(res *Message) ([]byte, error) {
+	res = res.as(c.match.grpc.output())
 	values, err := c.recorded.response(res)
 	if err != nil {
 		return nil, fmt.Errorf("record the answer of %s: %w", c.Name, err)
@@ -210,8 +215,14 @@ func (c *Call) render(o *op, request, answer []byte) (*Request, error) {
 		return nil, err
 	}
 	out := &Request{Service: c.match.service, Host: c.match.host, Method: o.method, Auth: o.auth}
-	if c.Kind == Hold && o == c.ops[txn.Commit] {
+	held := c.Kind == Hold && o == c.ops[txn.Commit]
+	if held {
 		if err := out.fromHeld(s); err != nil {
+			return nil, err
+		}
+	}
+	if o.grpc != nil {
+		if err := o.fillGRPC(out, s, held); err != nil {
 			return nil, err
 		}
 	}
@@ -350,6 +361,8 @@ func (o *op) renderPath(r *Request, s scope) (path, query string, err error) {
 func (o *op) fillBody(r *Request, s scope) error {
 	media := ""
 	switch {
+	case o.grpc != nil:
+		return nil // fillGRPC has made it
 	case o.body != nil:
 		v, err := o.body.render(s)
 		if err != nil {

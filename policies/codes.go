@@ -34,14 +34,17 @@ const (
 	codeNoQuery     = "TXM0023"
 	codeBarrier     = "TXM0024"
 	codeStream      = "TXM0025"
-	codeGRPC        = "TXM0026"
 	codeGrant       = "TXM0027"
 	codeOrigin      = "TXM0028"
 	codeSetHeader   = "TXM0029"
 	codeCaller      = "TXM0030"
+	codeMethod      = "TXM0031"
+	codeDescriptors = "TXM0032"
+	codeMessage     = "TXM0033"
 	codeNoBarrier   = "TXM0040"
 	codeSameMatch   = "TXM0041"
 	codeSafeMethod  = "TXM0042"
+	codeReflection  = "TXM0043"
 )
 
 // Codes returns the table of findings in the order of their numbers.
@@ -72,13 +75,16 @@ func Codes() []Code {
 		{codeNoQuery, "onUnknown: Query without a way to ask", "add a query, or a barrier that answers it, or choose Undo or Stop"},
 		{codeBarrier, "A barrier that nobody keeps", "name the callee as a service if it has a sidecar, else use barrier: Key or None"},
 		{codeStream, "Event streams and upgrades cannot be branches", "match a request that has one answer with an end"},
-		{codeGRPC, "gRPC is not served by this release", "match the HTTP form of the call, or leave the rule out"},
 		{codeGrant, "Another namespace has not granted its service", "add a TransactionGrant in that namespace: spec {to: [NAMESPACE], services: [SERVICE]}"},
 		{codeOrigin, "A template leaves its service", "write a path that begins with '/', without host, dot segments or query"},
 		{codeSetHeader, "A header that a call may not set", "leave it to the sidecar; credentials are given by auth"},
 		{codeCaller, "Not a caller", "write a SPIFFE id such as spiffe://DOMAIN/ns/*/sa/gateway, the name of a service, or * for everybody"},
+		{codeMethod, "Not a unary method of gRPC", "write package.Service/Method as the .proto file has it; streams pass beside transactions"},
+		{codeDescriptors, "Not a descriptor set", "paste the output of `protoc --include_imports --descriptor_set_out=/dev/stdout FILE.proto | gzip | base64`, or name a *.binpb file beside the policy"},
+		{codeMessage, "The message has no such field", "use the names of the .proto file; update spec.descriptors if it has changed"},
 		{codeNoBarrier, "No barrier at the callee", "repeats and late calls reach the callee; choose Proxy, Key or Database if it has one"},
 		{codeSameMatch, "Two rules match the same requests", "keep one; the older document wins, then the first name"},
 		{codeSafeMethod, "A branch over a safe method", "GET, HEAD and OPTIONS should change nothing; check that this call needs an undo"},
+		{codeReflection, "Types of messages are asked of the service", "let the service serve gRPC reflection, or add spec.descriptors"},
 	}
 }

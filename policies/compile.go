@@ -11,12 +11,14 @@ import (
 // compiler turns documents into rules and collects findings on the way. It is used once.
 type compiler struct {
 	reporter
-	env *cel.Env // made when the first expression needs it
+	env   *cel.Env          // made when the first expression needs it
+	sets  map[string][]byte // descriptor sets among the sources, by their file names
+	types *schema           // of the document that is compiled; nil: it has none
 	// trusting skips the grants: the document was compiled with them when its transaction began.
 	trusting bool
 }
 
-func newCompiler() *compiler { return &compiler{} }
+func newCompiler() *compiler { return &compiler{sets: map[string][]byte{}} }
 
 // sight is what an expression can see, and whether what it reads is journaled.
 type sight struct {
@@ -26,6 +28,8 @@ type sight struct {
 	journaled bool
 	asked     bool   // of what it reads the request alone is journaled
 	why       string // why the rest cannot be seen
+
+	input, output *messageType // of request.body and response.body; nil: not known before they are there
 }
 
 // condition compiles CEL that says yes or no.
@@ -191,9 +195,38 @@ func (c *compiler) visible(p path, at pos, what string, see sight) bool {
 	case "query":
 		return c.flat(p, 3, at, what)
 	case "body":
-		return true
+		return c.visibleField(p, at, what, see)
+	case "grpc":
+		return c.flat(p, 3, at, what) && c.visibleStatus(p, at, what)
 	}
 	return c.flat(p, 2, at, what)
+}
+
+// visibleField follows a path into a message of gRPC whose type is known.
+func (c *compiler) visibleField(p path, at pos, what string, see sight) bool {
+	t := see.input
+	if p[0] == "response" {
+		t = see.output
+	}
+	if t == nil {
+		return true
+	}
+	if err := t.check(p[2:]); err != nil {
+		c.fault(at, codeMessage, "%s reads %s: %v", what, p, err)
+		return false
+	}
+	return true
+}
+
+func (c *compiler) visibleStatus(p path, at pos, what string) bool {
+	known := []string{"status", "message"}
+	if len(p) == 3 {
+		if name, _ := p[2].(string); !slices.Contains(known, name) {
+			c.fault(at, codeTemplate, "%s: response.grpc has no %q%s", what, name, didYouMean(name, known))
+			return false
+		}
+	}
+	return true
 }
 
 // flat refuses to look inside a single value.

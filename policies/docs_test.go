@@ -38,8 +38,8 @@ func TestExamplesOfThePageCompileAndPass(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if starts, calls := len(set.Starts()), len(set.Calls()); starts != 2 || calls != 10 {
-		t.Errorf("the page has %d start and %d call rules, want 2 and 10", starts, calls)
+	if starts, calls := len(set.Starts()), len(set.Calls()); starts != 2 || calls != 13 {
+		t.Errorf("the page has %d start and %d call rules, want 2 and 13", starts, calls)
 	}
 	samples, err := Samples(sources...)
 	if err != nil {
@@ -120,7 +120,7 @@ spec: {???????: 1, rules: [{???????: 1, may: [start], requests: [{???????: 1}]}]
 
 func TestEveryCodeIsSeenOnce(t *testing.T) {
 	var seen strings.Builder
-	for _, name := range []string{"testdata/golden/errors", "testdata/golden/match", "testdata/golden/access", "policies_test.go"} {
+	for _, name := range []string{"testdata/golden/errors", "testdata/golden/grpc", "testdata/golden/match", "testdata/golden/access", "policies_test.go"} {
 		data, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)

@@ -20,6 +20,7 @@ type StartPlan struct {
 	Reply      string    `json:"reply"`
 	Nested     string    `json:"nested"`
 	Buffers    []string  `json:"buffers"`
+	Reflects   []string  `json:"reflects,omitempty"` // services of gRPC that are asked for their descriptors
 	Own        *CallPlan `json:"own,omitempty"`
 }
 
@@ -51,6 +52,7 @@ type CallPlan struct {
 	Async         string   `json:"async"`
 	Records       []string `json:"records"`
 	Buffers       []string `json:"buffers"`
+	Reflects      []string `json:"reflects,omitempty"` // services of gRPC that are asked for their descriptors
 }
 
 // OpPlan is one later call as its templates say it.
@@ -65,15 +67,22 @@ type OpPlan struct {
 	Outcome []string          `json:"outcome,omitempty"`
 }
 
+func (r *Start) defaultCommit() string {
+	if r.match.grpc != nil {
+		return `response.grpc.status == "OK"`
+	}
+	return "response.code < 400"
+}
+
 const defaultKey = "the Idempotency-Key header"
 
 // Plan writes the rule out.
 func (r *Start) Plan() StartPlan {
 	p := StartPlan{
 		Policy: r.Policy, Rule: r.Name, Document: r.Document, Mode: modeWord(r.Shadow), Match: r.match.String(),
-		Timeout: r.Timeout.String(), Key: defaultKey, CommitWhen: "response.code < 400", Nested: r.Nested.String(),
+		Timeout: r.Timeout.String(), Key: defaultKey, CommitWhen: r.defaultCommit(), Nested: r.Nested.String(),
 		Reply:   fmt.Sprintf("on commit %v, on abort %v, waiting at most %v", r.Reply.OnCommit, r.Reply.OnAbort, r.Reply.Max),
-		Buffers: r.Reads().words(),
+		Buffers: r.Reads().words(), Reflects: r.wants,
 	}
 	if r.key != nil {
 		p.Key = r.key.text
@@ -94,7 +103,7 @@ func (c *Call) Plan() CallPlan {
 		Policy: c.Policy, Rule: c.Name, Document: c.Document, Mode: modeWord(c.Shadow), Match: c.match.String(), Kind: c.Kind.String(),
 		Reason: c.Reason, Outcome: ruleWords(c.outcome), Barrier: c.Barrier.String(), OnUnknown: resolveWord(c.OnUnknown),
 		Key: defaultKey, Timeout: "that of the mode", Required: c.Required.String(), OnAmbiguous: word(c.Ambiguous, "Reject", "Ignore"),
-		OnLostContext: word(c.Lost, "Reject", "Report"), Async: c.Async.String(), Buffers: c.Reads().words(),
+		OnLostContext: word(c.Lost, "Reject", "Report"), Async: c.Async.String(), Buffers: c.Reads().words(), Reflects: c.wants,
 		UndoRetry: fmt.Sprintf("after %v, at most %v apart, stuck after %v", c.Retry.Delay, c.Retry.DelayMax, c.Retry.StuckAfter),
 	}
 	p.Records = []string{}
@@ -139,6 +148,9 @@ func (o *op) plan() *OpPlan {
 		return nil
 	}
 	p := &OpPlan{Call: "the held call itself", Params: texts(o.params), Headers: texts(o.headers), Outcome: ruleWords(o.outcome)}
+	if o.grpc != nil {
+		p.Call = "gRPC " + o.grpc.name
+	}
 	if o.path != nil {
 		p.Call = strings.TrimSpace(o.method + " " + o.path.text)
 	}
@@ -190,6 +202,9 @@ func (r Reads) words() []string {
 
 // String is the match as a person would say it: POST bank/accounts /accounts/{id}.
 func (m match) String() string {
+	if m.grpc != nil {
+		return strings.Join(strings.Fields("gRPC "+m.service+" "+m.host+" "+m.grpc.name), " ")
+	}
 	whom := m.service
 	if m.host != "" {
 		whom = strings.TrimSpace(whom + " host " + m.host)

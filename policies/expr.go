@@ -146,9 +146,12 @@ func variables() []cel.EnvOption {
 		cel.Variable("request.query", text),
 		cel.Variable("request.headers", text),
 		cel.Variable("request.body", cel.DynType),
+		cel.Variable("request.message", cel.StringType),
 		cel.Variable("response.code", cel.IntType),
 		cel.Variable("response.headers", text),
 		cel.Variable("response.body", cel.DynType),
+		cel.Variable("response.message", cel.StringType),
+		cel.Variable("response.grpc", text),
 		cel.Variable("path", text),
 	}
 }
@@ -157,9 +160,9 @@ func variables() []cel.EnvOption {
 func members(root string) []string {
 	switch root {
 	case "request":
-		return []string{"method", "path", "query", "headers", "body"}
+		return []string{"method", "path", "query", "headers", "body", "message"}
 	case "response":
-		return []string{"code", "headers", "body"}
+		return []string{"code", "headers", "body", "message", "grpc"}
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,7 +20,7 @@ import (
 //
 //	compile                                the document; prints findings, or each rule as policy explain --json
 //	exchange service=.. host=.. method=..  request and response as a case of a PolicyTest; prints what the rules make of it
-//	find service=.. host=.. method=.. path=..
+//	find service=.. host=.. method=.. path=.. grpc
 //	may service=.. act=.. caller=.. method=.. path=..
 //	inline service=..                      headers, one a line
 func TestGolden(t *testing.T) {
@@ -57,7 +58,7 @@ func argOr(d *datadriven.TestData, key, def string) string {
 }
 
 func compileGolden(t *testing.T, set **Set, d *datadriven.TestData) string {
-	s, err := Compile(Source{Name: "p.yaml", Data: []byte(d.Input)})
+	s, err := Compile(Source{Name: "p.yaml", Data: []byte(d.Input)}, descriptorSet(t))
 	if fs, ok := errors.AsType[Findings](err); ok {
 		if d.HasArg("quiet") {
 			t.Fatalf("%s: %v", d.Pos, err)
@@ -85,6 +86,16 @@ func compileGolden(t *testing.T, set **Set, d *datadriven.TestData) string {
 		b.WriteString(dump(r.Plan()))
 	}
 	return b.String()
+}
+
+// descriptorSet is made of ledger.proto by protoc --include_imports --descriptor_set_out=ledger.binpb ledger.proto.
+func descriptorSet(t *testing.T) Source {
+	t.Helper()
+	data, err := os.ReadFile("../tests/ledger/ledger.binpb")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Source{Name: "ledger.binpb", Data: data}
 }
 
 // dump leaves the document's hash out: every edit of a golden input would change it.
@@ -167,7 +178,7 @@ func causes(s Sample, set *Set, got map[string]any) {
 }
 
 func findGolden(set *Set, d *datadriven.TestData) string {
-	t := Target{Service: argOr(d, "service", ""), Host: argOr(d, "host", ""), Method: argOr(d, "method", "POST"), Path: argOr(d, "path", "/")}
+	t := Target{Service: argOr(d, "service", ""), Host: argOr(d, "host", ""), Method: argOr(d, "method", "POST"), Path: argOr(d, "path", "/"), GRPC: d.HasArg("grpc")}
 	out := "no call"
 	if c := set.Call(t); c != nil {
 		out = "call " + c.Policy + "/" + c.Name

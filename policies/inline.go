@@ -86,10 +86,24 @@ func inlineOp(header func(string) string, name string) (map[string]any, error) {
 	}
 	method, path, ok := strings.Cut(v, " ")
 	path = strings.TrimSpace(path)
+	if grpcMethodForm.MatchString(method) {
+		return map[string]any{"grpc": method, "body": orElse(path, "{request.message}")}, nil
+	}
 	if !ok || !methodForm.MatchString(method) || path == "" {
-		return nil, fmt.Errorf("header %s: %q is not METHOD path-template, such as DELETE /orders/{response.body.id}", name, v)
+		return nil, fmt.Errorf("header %s: %q is neither METHOD path-template, such as DELETE /orders/{response.body.id}, nor package.Service/Method", name, v)
 	}
 	return map[string]any{"method": method, "path": path}, nil
+}
+
+// recompiled compiles one canonical document.
+func recompiled(v any, name string) (*Set, error) {
+	c := newCompiler()
+	c.trusting = true
+	s := c.link(c.frames([]*node{nodeOf(v, name)}))
+	if c.broken() {
+		return nil, c.sorted(Error)
+	}
+	return s, nil
 }
 
 // Recompile makes one rule from the canonical source of its document again, for a transaction that runs under a document
@@ -99,11 +113,9 @@ func Recompile(src Source, rule string) (*Call, error) {
 	if err != nil {
 		return nil, fmt.Errorf("recompile %s: %w", src.Name, err)
 	}
-	c := newCompiler()
-	c.trusting = true
-	s := c.link(c.frames([]*node{nodeOf(v, src.Name)}))
-	if c.broken() {
-		return nil, c.sorted(Error)
+	s, err := recompiled(v, src.Name)
+	if err != nil {
+		return nil, err
 	}
 	for _, call := range s.calls.all {
 		if call.Name == rule {

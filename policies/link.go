@@ -113,10 +113,11 @@ type policyReader struct {
 }
 
 func (p *policyReader) read() {
-	f := p.fields(p.d.spec, p.d.specAt, "spec", "mode", "start", "calls", "onAmbiguous", "onLostContext", "undoRetry")
+	f := p.fields(p.d.spec, p.d.specAt, "spec", "mode", "start", "calls", "onAmbiguous", "onLostContext", "undoRetry", "descriptors")
 	if f.n == nil {
 		return
 	}
+	p.readDescriptors(f)
 	p.names = map[string]pos{}
 	p.shadow = f.choice("mode", 0, "Enforce", "Shadow") == 1
 	p.ambiguous = Reaction(f.choice("onAmbiguous", p.reaction(), "Reject", "Ignore"))
@@ -178,13 +179,17 @@ func (p *policyReader) readMatch(f fields) (m match, ok bool) {
 		return m, false
 	}
 	g := p.fields(f.get("match"), f.place("match"), f.path("match"), "service", "host", "method", "path", "grpc")
-	if g.has("grpc") {
-		p.fault(g.place("grpc"), codeGRPC, "%s.grpc: gRPC is not served by this release", g.what)
-		return m, false
-	}
 	m.service, m.host = p.service(g), p.host(g)
-	m.method = p.method(g, "method", "")
-	if n := g.text("path"); n != nil {
+	if g.has("grpc") {
+		p.without(g, "method", "path")
+		if m.grpc = p.grpcMethod(g, true); m.grpc == nil {
+			return m, false
+		}
+		m.method, m.pattern = "POST", m.grpc.pattern()
+	} else {
+		m.method = p.method(g, "method", "")
+	}
+	if n := g.text("path"); n != nil && m.grpc == nil {
 		pattern, err := parsePattern(n.text())
 		if err != nil {
 			p.fault(n.at, codePattern, "%s: %v", g.what, err)
@@ -242,22 +247,25 @@ func (p *policyReader) readStart(n *node) {
 	if f.n == nil {
 		return
 	}
-	s := &Start{Policy: p.d.namespace + "/" + p.d.name, Shadow: p.shadow, Document: p.d.hash, at: f.at, reads: &tree{}}
+	s := &Start{Policy: p.d.namespace + "/" + p.d.name, Shadow: p.shadow, Document: p.d.hash, source: p.d.source, at: f.at, reads: &tree{}}
 	s.Name = p.ruleName(f)
 	m, ok := p.readMatch(f)
 	s.match = m
 	s.Timeout = f.duration("timeout", 30*time.Second)
 	s.Nested = Nested(f.choice("nested", 0, "Join", "New", "Reject"))
-	asked := sight{request: true, pattern: m.pattern, journaled: true, why: "the key is made before there is an answer"}
+	asked := sight{request: true, pattern: m.pattern, journaled: true, why: "the key is made before there is an answer", input: m.grpc.input()}
 	s.key = p.readKey(f, asked, s.reads)
 	if c := f.text("commitWhen"); c != nil {
-		s.commitWhen = p.condition(c, "start.commitWhen", sight{request: true, response: true, pattern: m.pattern})
+		s.commitWhen = p.condition(c, "start.commitWhen", sight{request: true, response: true, pattern: m.pattern,
+			input: m.grpc.input(), output: m.grpc.output()})
 		if s.commitWhen != nil {
 			s.reads.merge(s.commitWhen.reads)
 		}
 	}
 	s.Reply = p.readReply(f)
 	s.Own = p.readOwn(f, s)
+	s.wants = s.startWants()
+	p.described(s.at, s.Name, m, s.wants, s.reads)
 	if ok {
 		p.set.starts.add(s, m, p.rank(s.Name))
 	}

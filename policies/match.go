@@ -126,9 +126,10 @@ func (p *pattern) weight() string {
 
 // match is the `match` of a rule.
 type match struct {
-	service string // namespace/name, or empty
-	host    string // lower case, or empty
-	method  string // empty: every method
+	service string  // namespace/name, or empty
+	host    string  // lower case, or empty
+	method  string  // empty: every method
+	grpc    *method // nil: by method and path
 	pattern *pattern
 	weight  string
 }
@@ -221,16 +222,24 @@ func (b *branch[R]) next(s segment) *branch[R] {
 }
 
 // insert keeps the candidates in the order in which they win: {name...} before no path, a method before none, a
-// service with its host before the service alone, then the precedence.
+// service with its host before the service alone, gRPC alone before every protocol, then the precedence.
 func insert[R comparable](cs []candidate[R], c candidate[R]) []candidate[R] {
 	i, _ := slices.BinarySearchFunc(cs, c, func(a, b candidate[R]) int {
 		return cmp.Or(-cmp.Compare(a.match.weight, b.match.weight), -cmp.Compare(given(a.match.method), given(b.match.method)),
-			-cmp.Compare(given(a.match.host), given(b.match.host)), a.rank.compare(b.rank))
+			-cmp.Compare(given(a.match.host), given(b.match.host)), -cmp.Compare(a.match.only(), b.match.only()), a.rank.compare(b.rank))
 	})
 	return slices.Insert(cs, i, c)
 }
 
 func given(s string) int { return min(len(s), 1) }
+
+// only is 1 for a match of gRPC alone.
+func (m match) only() int {
+	if m.grpc != nil {
+		return 1
+	}
+	return 0
+}
 
 func (x *index[R]) names(service, host string) bool {
 	if service != "" && x.services[service] != nil {
@@ -331,7 +340,7 @@ func (b *branch[R]) literal(part string) *branch[R] {
 func pick[R comparable](cs []candidate[R], t Target) *candidate[R] {
 	for i := range cs {
 		m := &cs[i].match
-		if m.method != "" && m.method != t.Method {
+		if m.method != "" && m.method != t.Method || m.grpc != nil && !t.GRPC {
 			continue
 		}
 		if m.service != "" && m.host != "" && !sameHost(m.host, t.Host) {

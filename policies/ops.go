@@ -33,8 +33,9 @@ type opSpec struct {
 	what   string
 	method string // default
 	see    sight
-	extra  []string // keys beyond the common ones
-	held   bool     // the recorded call: method and path may be left out
+	extra  []string     // keys beyond the common ones
+	held   bool         // the recorded call: method and path may be left out
+	answer *messageType // of the held call; nil: not known
 }
 
 // op compiles one later call: undo, confirm, cancel, query or the delivery of a held call.
@@ -43,11 +44,12 @@ func (c *compiler) op(n *node, at pos, s opSpec) (*op, fields) {
 	f := c.fields(n, at, s.what, known...)
 	o := &op{recorded: &tree{}, reads: &tree{}}
 	if f.has("grpc") {
-		c.fault(f.place("grpc"), codeGRPC, "%s.grpc: gRPC is not served by this release", s.what)
-		return o, f
+		c.without(f, "method", "path", "params", "form")
+		o.grpc = c.grpcMethod(f, false)
+	} else {
+		o.method = c.method(f, "method", s.method)
 	}
-	o.method = c.method(f, "method", s.method)
-	if !s.held {
+	if !s.held && !f.has("grpc") {
 		if f.n == nil && (n == nil || n.null()) {
 			c.fault(at, codeMissing, "%s has no path", s.what)
 		}
@@ -59,7 +61,12 @@ func (c *compiler) op(n *node, at pos, s opSpec) (*op, fields) {
 		}
 	}
 	c.opParts(o, f, s)
-	o.outcome = c.outcomes(f, o.reads, sight{response: true, why: "the outcome of a later op is judged by its own answer"})
+	answer := s.answer
+	if o.grpc != nil {
+		answer = o.grpc.output()
+	}
+	o.outcome = c.outcomes(f, o.reads, sight{response: true, output: answer,
+		why: "the outcome of a later op is judged by its own answer"})
 	if n := f.text("when"); n != nil && slices.Contains(s.extra, "when") {
 		o.when = c.condition(n, f.path("when"), s.see)
 	}
@@ -81,6 +88,7 @@ func (c *compiler) opParts(o *op, f fields, s opSpec) {
 	if n := f.get("body"); n != nil {
 		o.body, r = c.shape(n, f.path("body"), s.see)
 		o.recorded.merge(r)
+		c.grpcBody(o, n, f)
 	}
 	if n := f.get("form"); n != nil {
 		o.form, r = c.named(n, f.path("form"), s.see)
@@ -89,6 +97,32 @@ func (c *compiler) opParts(o *op, f fields, s opSpec) {
 	if f.has("auth") {
 		o.auth = c.auth(f)
 	}
+}
+
+// grpcBody tells recorded bytes, which are sent as they are, from the description of a message.
+func (c *compiler) grpcBody(o *op, n *node, f fields) {
+	if o.grpc == nil {
+		return
+	}
+	if e := o.body.value(); e != nil && (e.text == "request.message" || e.text == "response.message") {
+		o.resends = e
+		return
+	}
+	if n.kind != mapping && o.body.value() == nil && o.body.template != nil || n.kind == sequence {
+		c.fault(n.at, codeMessage, "%s of a gRPC call is a mapping, \"{request.message}\" or \"{response.message}\"", f.path("body"))
+		return
+	}
+	if t := o.grpc.input(); t != nil {
+		c.checkShape(n, t.desc, f.path("body"))
+	}
+}
+
+// value is the value that the whole body is; nil: it is anything else.
+func (h *shape) value() *expr {
+	if h.template == nil {
+		return nil
+	}
+	return h.template.leaf()
 }
 
 // settable refuses headers that belong to the sidecar or the connection, and those that would turn the call into
@@ -103,7 +137,7 @@ func (c *compiler) settable(h named, f fields) string {
 	switch {
 	case !headerForm.MatchString(name):
 		c.fault(at, codeSetHeader, "%s.headers: %q is not a header name", f.what, h.name)
-	case slices.Contains(owned, name), strings.HasPrefix(name, "tx-"):
+	case slices.Contains(owned, name), strings.HasPrefix(name, "tx-"), strings.HasPrefix(name, "grpc-"):
 		c.fault(at, codeSetHeader, "%s.headers: %s is set by the sidecar", f.what, name)
 	case slices.Contains(secretHeaders(), name):
 		c.fault(at, codeSetHeader, "%s.headers: %s is a secret, which a policy may not hold; use auth", f.what, name)

@@ -1,6 +1,7 @@
 package policies
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,11 +17,11 @@ func (c *Call) Outcome(o txn.Op, req, res *Message) (out txn.Outcome, cause stri
 	var asked scope
 	if o == txn.Forward && req != nil {
 		var err error
-		if asked, err = c.reads.request(req, c.match.pattern); err != nil {
+		if asked, err = c.reads.request(req.as(c.match.grpc.input()), c.match.pattern); err != nil {
 			return txn.Unknown, err.Error()
 		}
 	}
-	return c.judge(o, asked, res)
+	return c.judge(o, asked, res, c.isGRPC(o) || o == txn.Forward && req.isGRPC())
 }
 
 // RecordedOutcome is Outcome for a forward call whose answer is found later, when only the record of its request is
@@ -30,23 +31,46 @@ func (c *Call) RecordedOutcome(request []byte, res *Message) (out txn.Outcome, c
 	if err != nil {
 		return txn.Unknown, err.Error()
 	}
-	return c.judge(txn.Forward, asked, res)
+	return c.judge(txn.Forward, asked, res, c.isGRPC(txn.Forward))
 }
 
-// judge applies the outcome rules of an op to its answer, and to its request where that is known.
-func (c *Call) judge(o txn.Op, asked scope, res *Message) (out txn.Outcome, cause string) {
-	if res == nil {
-		return txn.Unknown, "no answer"
+// isGRPC reports whether an op is a call of gRPC whatever its request looked like.
+func (c *Call) isGRPC(o txn.Op) bool {
+	return o == txn.Forward && c.match.grpc != nil || c.Has(o) && c.ops[o].grpc != nil
+}
+
+// answerType is the type of the answer to an op; nil: not known, or none of gRPC.
+func (c *Call) answerType(o txn.Op) *messageType {
+	switch {
+	case o == txn.Forward:
+		return c.match.grpc.output()
+	case !c.Has(o):
+		return nil
+	case c.ops[o].grpc == nil && c.Kind == Hold && o == txn.Commit:
+		return c.match.grpc.output() // the held call itself
 	}
+	return c.ops[o].grpc.output()
+}
+
+// judge applies the outcome rules of an op to its answer, and to its request where that is known. An answer that is not
+// gRPC to a call that is came from somebody on the way, and a success of HTTP says nothing then.
+func (c *Call) judge(o txn.Op, asked scope, res *Message, grpc bool) (out txn.Outcome, cause string) {
+	switch {
+	case res == nil:
+		return txn.Unknown, "no answer"
+	case grpc && !res.isGRPC() && res.Status < 400:
+		return txn.Unknown, res.Said() + " to a call of gRPC, without being gRPC"
+	}
+	res = res.as(c.answerType(o))
 	rules, reads := c.rulesOf(o)
 	if asked == nil && (reads.reads("request") || reads.reads("path")) {
-		return txn.Unknown, fmt.Sprintf("answered %d; the outcome rules read the request, which is not at hand", res.Status)
+		return txn.Unknown, res.Said() + "; the outcome rules read the request, which is not at hand"
 	}
 	s := scope{}
 	if len(rules) > 0 {
 		answered, err := reads.response(res)
 		if err != nil {
-			return txn.Unknown, fmt.Sprintf("answered %d; %v", res.Status, err)
+			return txn.Unknown, fmt.Sprintf("%s; %v", res.Said(), err)
 		}
 		maps.Copy(s, asked)
 		maps.Copy(s, answered)
@@ -57,14 +81,14 @@ func (c *Call) judge(o txn.Op, asked scope, res *Message) (out txn.Outcome, caus
 			continue
 		}
 		if err != nil {
-			return txn.Unknown, fmt.Sprintf("answered %d; outcome rule: %v", res.Status, err)
+			return txn.Unknown, fmt.Sprintf("%s; outcome rule: %v", res.Said(), err)
 		}
 		if yes {
-			return r.is, because(r.is, fmt.Sprintf("answered %d and %s", res.Status, r.when.text))
+			return r.is, because(r.is, fmt.Sprintf("%s and %s", res.Said(), r.when.text))
 		}
 	}
-	out = c.table(o)(res.Status)
-	return out, because(out, fmt.Sprintf("answered %d", res.Status))
+	out = c.table(o, res)
+	return out, because(out, res.Said())
 }
 
 func because(out txn.Outcome, cause string) string {
@@ -86,16 +110,18 @@ func (c *Call) rulesOf(o txn.Op) ([]outcomeRule, *tree) {
 }
 
 // table picks the built-in table of an op. A held call is taken as soon as it is accepted, as a forward is.
-func (c *Call) table(o txn.Op) func(code int) txn.Outcome {
+func (c *Call) table(o txn.Op, res *Message) txn.Outcome {
 	switch {
+	case res.isGRPC():
+		return grpcOutcome(o, res.grpcStatus())
 	case o == txn.Forward && c.root:
-		return rootOutcome
+		return rootOutcome(res.Status)
 	case o == txn.Forward, o == txn.Commit && c.Kind == Hold:
-		return forwardOutcome
+		return forwardOutcome(res.Status)
 	case o == txn.Ask:
-		return askOutcome
+		return askOutcome(res.Status)
 	}
-	return settleOutcome
+	return settleOutcome(res.Status)
 }
 
 // forwardOutcome is the table for the work itself. What could have taken effect is never refused.
@@ -158,13 +184,14 @@ func (c *Call) Query(request []byte, res *Message) (out txn.Outcome, answer []by
 	if out != txn.OK {
 		return out, nil, cause, nil
 	}
+	res = res.as(c.answerType(txn.Ask))
 	found, out, cause := c.selected(s, res)
 	if out != txn.OK {
 		return out, nil, cause, nil
 	}
 	values, err := c.standIn(found, res)
 	if err != nil {
-		return txn.Unknown, nil, fmt.Sprintf("answered %d; %v", res.Status, err), nil
+		return txn.Unknown, nil, fmt.Sprintf("%s; %v", res.Said(), err), nil
 	}
 	answer, err = encodeJSON(values)
 	if err != nil {
@@ -175,17 +202,18 @@ func (c *Call) Query(request []byte, res *Message) (out txn.Outcome, answer []by
 
 // selected applies `answer`. Nothing is found when a list is too short or the last field is not there; an answer of
 // another shape is no answer.
-func (c *Call) selected(s scope, res *Message) (any, txn.Outcome, string) {
+func (c *Call) selected(s scope, res *Message) (found, txn.Outcome, string) {
 	body, err := decodeBody(res)
-	if err != nil {
-		return nil, txn.Unknown, fmt.Sprintf("answered %d; read response.body: %v", res.Status, err)
+	if err != nil && !errors.Is(err, errUndescribed) { // then nothing reads it
+		return found{}, txn.Unknown, fmt.Sprintf("%s; read response.body: %v", res.Said(), err)
 	}
+	whole := found{value: body, whole: true}
 	if c.answer == nil {
-		return body, txn.OK, ""
+		return whole, txn.OK, ""
 	}
 	seen, err := c.answer.reads.response(res)
 	if err != nil {
-		return nil, txn.Unknown, fmt.Sprintf("answered %d; %v", res.Status, err)
+		return found{}, txn.Unknown, fmt.Sprintf("%s; %v", res.Said(), err)
 	}
 	for k, v := range s {
 		if k != "response" {
@@ -195,25 +223,31 @@ func (c *Call) selected(s scope, res *Message) (any, txn.Outcome, string) {
 	v, err := c.answer.eval(seen)
 	switch {
 	case err != nil && isAbsent(err):
-		return nil, txn.Refused, fmt.Sprintf("%s selects nothing", c.answer.text)
+		return found{}, txn.Refused, fmt.Sprintf("%s selects nothing", c.answer.text)
 	case err != nil:
-		return nil, txn.Unknown, fmt.Sprintf("answered %d; answer: %v", res.Status, err)
+		return found{}, txn.Unknown, fmt.Sprintf("%s; answer: %v", res.Said(), err)
 	}
 	switch v := v.(type) {
 	case nil:
-		return nil, txn.Refused, fmt.Sprintf("%s is null", c.answer.text)
+		return found{}, txn.Refused, fmt.Sprintf("%s is null", c.answer.text)
 	case bool:
 		if !v {
-			return nil, txn.Refused, fmt.Sprintf("%s is false", c.answer.text)
+			return found{}, txn.Refused, fmt.Sprintf("%s is false", c.answer.text)
 		}
-		return body, txn.OK, ""
+		return whole, txn.OK, ""
 	case []any:
 		if len(v) == 0 {
-			return nil, txn.Refused, fmt.Sprintf("%s is empty", c.answer.text)
+			return found{}, txn.Refused, fmt.Sprintf("%s is empty", c.answer.text)
 		}
 	case json.Number, string, map[string]any:
 	}
-	return v, txn.OK, ""
+	return found{value: v}, txn.OK, ""
+}
+
+// found is what stands in for the body of a lost answer: the whole body of the query's answer, or a part of it.
+type found struct {
+	value any
+	whole bool
 }
 
 func isAbsent(err error) bool {
@@ -223,14 +257,15 @@ func isAbsent(err error) bool {
 	return errors.Is(err, errItem)
 }
 
-// standIn puts what the query found in the place of the forward's response body.
-func (c *Call) standIn(found any, res *Message) (map[string]any, error) {
+// standIn puts what the query found in the place of the forward's response body. The bytes of a message stand in as
+// well where all of it does.
+func (c *Call) standIn(f found, res *Message) (map[string]any, error) {
 	stand := *res
-	body, err := encodeJSON(found)
+	body, err := encodeJSON(f.value)
 	if err != nil {
 		return nil, err
 	}
-	stand.Body = body
+	stand.Body, stand.of = body, nil
 	stand.Header = func(name string) string {
 		switch name {
 		case "content-type":
@@ -243,6 +278,13 @@ func (c *Call) standIn(found any, res *Message) (map[string]any, error) {
 	values, err := c.recorded.response(&stand)
 	if err != nil {
 		return nil, err
+	}
+	if f.whole && res.isGRPC() && c.recorded.reads("response", "message") {
+		message, err := UnaryMessage(res.Body, res.header("grpc-encoding"))
+		if err != nil {
+			return nil, err
+		}
+		values["response"].(map[string]any)["message"] = base64.StdEncoding.EncodeToString(message)
 	}
 	return values, c.judgeUndo(values, &stand)
 }

@@ -112,7 +112,7 @@ func TestBuiltinTableServesWhoHasNoRule(t *testing.T) {
 		{txn.Commit, 202, txn.Pending, "answered 202"},
 		{txn.Ask, 410, txn.Refused, "answered 410"},
 	} {
-		if got, cause := BuiltinOutcome(tt.op, tt.code); got != tt.want || cause != tt.cause {
+		if got, cause := BuiltinOutcome(tt.op, &Message{Status: tt.code}); got != tt.want || cause != tt.cause {
 			t.Errorf("BuiltinOutcome(%v, %d) = %v, %q, want %v, %q", tt.op, tt.code, got, cause, tt.want, tt.cause)
 		}
 	}

@@ -33,8 +33,8 @@ type Set struct {
 	warnings    Findings
 }
 
-// Load reads and compiles files; a directory stands for its *.yaml and *.yml files, not those below it. The
-// error is Findings when documents are at fault.
+// Load reads and compiles files; a directory stands for its *.yaml and *.yml files, and its descriptor sets *.binpb, not
+// those below it. The error is Findings when documents are at fault.
 func Load(paths ...string) (*Set, error) {
 	sources, err := Read(paths...)
 	if err != nil {
@@ -108,7 +108,7 @@ func isPolicyFile(name string) bool {
 	if strings.HasPrefix(name, ".") {
 		return false
 	}
-	return strings.HasSuffix(name, ".yaml") || strings.HasSuffix(name, ".yml")
+	return strings.HasSuffix(name, ".yaml") || strings.HasSuffix(name, ".yml") || strings.HasSuffix(name, setSuffix)
 }
 
 // Compile checks and compiles documents. The error is Findings with every fault of every source, in the order of
@@ -140,6 +140,7 @@ type Target struct {
 	Host    string // with or without a port
 	Method  string
 	Path    string // raw, still encoded, without the query
+	GRPC    bool   // by its content type
 }
 
 // Start returns the rule by which an inbound request opens a transaction, nil when there is none. The most specific

@@ -2,6 +2,7 @@ package policies
 
 import (
 	"fmt"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -208,6 +209,14 @@ type document struct {
 func (c *compiler) readAll(sources []Source) []*document {
 	var roots []*node
 	for _, src := range sources {
+		if name := filepath.Base(src.Name); strings.HasSuffix(name, setSuffix) {
+			c.sets[name] = src.Data
+		}
+	}
+	for _, src := range sources {
+		if strings.HasSuffix(src.Name, setSuffix) {
+			continue
+		}
 		found, texts := c.parse(src), sections(src.Data)
 		for _, n := range found {
 			n.written = textAt(texts, n.at.line)
@@ -232,7 +241,11 @@ func (c *compiler) frames(roots []*node) []*document {
 			continue
 		}
 		seen[id] = d.at
+		pasted := c.pasteSet(d)
 		c.seal(d, n)
+		if pasted {
+			d.written = c.portable(d)
+		}
 		docs = append(docs, d)
 	}
 	return docs

@@ -1,6 +1,7 @@
 package policies
 
 import (
+	"encoding/base64"
 	"fmt"
 	"net/url"
 	"slices"
@@ -227,6 +228,10 @@ func (t *tree) response(m *Message) (map[string]any, error) {
 	if part.reads("code") {
 		fields["code"] = number(m.Status)
 	}
+	if g := part.at("grpc"); g != nil && m.isGRPC() {
+		status := map[string]any{"status": statusWord(m.grpcStatus()), "message": m.grpcMessage()}
+		fields["grpc"], _ = g.prune(status)
+	}
 	out["response"] = fields
 	return out, nil
 }
@@ -237,7 +242,7 @@ func (t *tree) message(m *Message, what string) (map[string]any, error) {
 	if h := t.at("headers"); h != nil {
 		values := map[string]any{}
 		for _, name := range h.names() {
-			v := m.header(name)
+			v := m.metadata(name)
 			if !utf8.ValidString(v) {
 				return nil, fmt.Errorf("read %s.headers[%q]: not valid UTF-8", what, name)
 			}
@@ -246,6 +251,13 @@ func (t *tree) message(m *Message, what string) (map[string]any, error) {
 			}
 		}
 		out["headers"] = values
+	}
+	if t.reads("message") && m.isGRPC() && len(m.Body) > 0 {
+		message, err := UnaryMessage(m.Body, m.header("grpc-encoding"))
+		if err != nil {
+			return nil, fmt.Errorf("read %s.message: %w", what, err)
+		}
+		out["message"] = base64.StdEncoding.EncodeToString(message)
 	}
 	if b := t.at("body"); b != nil {
 		body, err := decodeBody(m)

@@ -37,7 +37,7 @@ func (p *policyReader) readCall(n *node) {
 	m, ok := p.readMatch(f)
 	c := p.newCall(m, f.at)
 	c.Name = name
-	see := sight{request: true, pattern: m.pattern, journaled: true, why: "the key is made before there is an answer"}
+	see := sight{request: true, pattern: m.pattern, journaled: true, why: "the key is made before there is an answer", input: m.grpc.input()}
 	c.key = p.readKey(f, see, c.keyReads)
 	c.Timeout = f.duration("timeout", 0)
 	c.Retry = p.readRetry(f, p.retry)
@@ -45,11 +45,14 @@ func (p *policyReader) readCall(n *node) {
 	c.Ambiguous = Reaction(f.choice("onAmbiguous", int(p.ambiguous), "Reject", "Ignore"))
 	c.Lost = Reaction(f.choice("onLostContext", int(p.lost), "Reject", "Report"))
 	c.Async = Async(f.choice("async", 0, "Refuse", "Detach"))
-	c.outcome = p.outcomes(f, c.reads, sight{request: true, response: true, pattern: m.pattern, asked: true})
+	c.outcome = p.outcomes(f, c.reads, sight{request: true, response: true, pattern: m.pattern, asked: true,
+		input: m.grpc.input(), output: m.grpc.output()})
 	p.recordAsked(c, c.reads) // an answer that is found later is judged by the same rules
 	p.readKind(c, f)
 	p.readQuery(c, f)
 	p.settle(c, f)
+	c.wants = c.callWants()
+	p.described(c.at, c.Name, m, c.wants, c.recorded, c.reads, c.keyReads)
 	if ok {
 		p.judge(c, f)
 		p.set.calls.add(c, m, p.rank(c.Name))
@@ -94,7 +97,8 @@ func (p *policyReader) readKind(c *Call, f fields) {
 }
 
 func (p *policyReader) laterSight(c *Call) sight {
-	return sight{request: true, response: true, pattern: c.match.pattern, journaled: true}
+	return sight{request: true, response: true, pattern: c.match.pattern, journaled: true,
+		input: c.match.grpc.input(), output: c.match.grpc.output()}
 }
 
 func (p *policyReader) readUndo(c *Call, f fields) {
@@ -115,8 +119,8 @@ func (p *policyReader) readSettling(c *Call, f fields, key string, as txn.Op, re
 }
 
 func (p *policyReader) readHold(c *Call, f fields) {
-	see := sight{request: true, pattern: c.match.pattern, journaled: true, why: whyHeld}
-	s := opSpec{what: "call.hold", see: see, extra: []string{"orderBy", "keepHeaders"}, held: true}
+	see := sight{request: true, pattern: c.match.pattern, journaled: true, why: whyHeld, input: c.match.grpc.input()}
+	s := opSpec{what: "call.hold", see: see, extra: []string{"orderBy", "keepHeaders"}, held: true, answer: c.match.grpc.output()}
 	o, h := p.op(f.get("hold"), f.place("hold"), s)
 	if h.has("body") || h.has("form") {
 		p.fault(h.at, codeOneOf, "call.hold sends the body that was held; it has no body of its own")
@@ -126,7 +130,7 @@ func (p *policyReader) readHold(c *Call, f fields) {
 			c.keyReads.merge(c.orderBy.reads)
 		}
 	}
-	c.heldHeaders = []string{"accept", "accept-language", "content-encoding", "content-language", "content-type"}
+	c.heldHeaders = []string{"accept", "accept-language", "content-encoding", "content-language", "content-type", "grpc-encoding"}
 	for _, n := range h.strings("keepHeaders") {
 		name := strings.ToLower(n.text())
 		p.settable(named{name: name, value: &template{at: n.at}}, h)
@@ -158,13 +162,14 @@ func (p *policyReader) readQuery(c *Call, f fields) {
 	if !f.has("query") {
 		return
 	}
-	see := sight{request: true, pattern: c.match.pattern, journaled: true, why: whyNoAnswer}
+	see := sight{request: true, pattern: c.match.pattern, journaled: true, why: whyNoAnswer, input: c.match.grpc.input()}
 	s := opSpec{what: f.path("query"), method: "GET", see: see, extra: []string{"answer", "absentAfter"}}
 	o, q := p.op(f.get("query"), f.place("query"), s)
 	p.adopt(c, txn.Ask, o)
 	c.AbsentAfter = q.duration("absentAfter", time.Minute)
 	if n := q.text("answer"); n != nil {
-		selects := sight{request: true, response: true, pattern: c.match.pattern, journaled: true}
+		selects := sight{request: true, response: true, pattern: c.match.pattern, journaled: true,
+			input: c.match.grpc.input(), output: o.grpc.output()}
 		c.answer = p.compileText(n.text(), n.at, n.inner, q.path("answer"), selects)
 		if c.answer != nil {
 			p.recordAsked(c, c.answer.reads)
@@ -265,5 +270,6 @@ func (p *policyReader) readOwn(f fields, s *Start) *Call {
 	p.readQuery(c, f)
 	p.settle(c, f)
 	p.judge(c, f)
+	c.wants = c.callWants()
 	return c
 }

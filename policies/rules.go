@@ -12,7 +12,20 @@ type Message struct {
 	Method, Path, Query string // of a request; Path still encoded, Query without '?'
 	Status              int    // of a response
 	Header              func(name string) string
-	Body                []byte
+	Trailer             func(name string) string // of a response of gRPC; nil: none
+	Body                []byte                   // of gRPC: its messages, each with its head
+
+	of *messageType // of the body, where a rule knows it
+}
+
+// as gives a message of gRPC its type, as far as that is known.
+func (m *Message) as(t *messageType) *Message {
+	if m == nil || t == nil {
+		return m
+	}
+	typed := *m
+	typed.of = t
+	return &typed
 }
 
 func (m *Message) header(name string) string {
@@ -120,10 +133,12 @@ type Start struct {
 	Own      *Call  // undo, confirm and query of the root's own writes: branch 0; nil: none
 	Document string // hash of the policy document
 
+	source     Source
 	match      match
-	key        *expr // nil: the Idempotency-Key header
-	commitWhen *expr // nil: response.code < 400
-	reads      *tree // of both, for this rule's own expressions
+	key        *expr    // nil: the Idempotency-Key header
+	commitWhen *expr    // nil: response.code < 400, or gRPC's OK
+	reads      *tree    // of both, for this rule's own expressions
+	wants      []string // services of gRPC whose descriptors are missing
 	at         pos
 }
 
@@ -146,7 +161,8 @@ type Call struct {
 	Reason      string        // why it is irreversible
 	Document    string        // hash of the policy document
 
-	root    bool // the own writes of a start rule
+	root    bool     // the own writes of a start rule
+	wants   []string // services of gRPC whose descriptors are missing
 	source  Source
 	match   match
 	key     *expr // nil: the Idempotency-Key header
@@ -173,6 +189,8 @@ type outcomeRule struct {
 type op struct {
 	when    *expr // of an undo
 	method  string
+	grpc    *method   // nil: over HTTP, or the held call itself
+	resends *expr     // of gRPC: request.message or response.message, sent as it is
 	path    *template // nil: of a held call, the recorded one
 	params  []named
 	headers []named

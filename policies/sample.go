@@ -2,6 +2,7 @@ package policies
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"google.golang.org/grpc/codes"
 
 	"txmesh/txn"
 )
@@ -23,6 +26,8 @@ type Sample struct {
 	response *Message
 	queried  *Message
 	expect   map[string]any
+
+	bodies [3]any // of gRPC, before a rule says what messages they are: of request, response and queried
 }
 
 // Mismatch is one expectation that does not hold. Want and Got are JSON with indentation.
@@ -36,6 +41,9 @@ func Samples(sources ...Source) ([]Sample, error) {
 	c := newCompiler()
 	var out []Sample
 	for _, src := range sources {
+		if strings.HasSuffix(src.Name, setSuffix) {
+			continue
+		}
 		for _, n := range c.parse(src) {
 			if k := n.get("kind"); n.kind != mapping || k == nil || k.text() != kindTest {
 				continue
@@ -59,15 +67,23 @@ func (c *compiler) readSample(n *node) Sample {
 	if !f.has("request") {
 		c.fault(n.at, codeMissing, "case has no request")
 	}
-	r := c.fields(f.get("request"), f.place("request"), "case.request", "service", "host", "method", "path", "query", "headers", "body")
-	s.target = Target{Service: r.string("service"), Host: r.string("host"), Method: orElse(r.string("method"), "GET"), Path: r.required("path")}
-	s.request = c.readMessage(r)
+	r := c.fields(f.get("request"), f.place("request"), "case.request", "service", "host", "method", "path", "query", "grpc", "headers", "body", "message")
+	s.target = Target{Service: r.string("service"), Host: r.string("host"), Method: orElse(r.string("method"), "GET")}
+	if r.has("grpc") {
+		c.without(r, "method", "path", "query")
+		if m := c.grpcMethod(r, false); m != nil {
+			s.target.Method, s.target.Path, s.target.GRPC = "POST", m.path(), true
+		}
+	} else {
+		s.target.Path = r.required("path")
+	}
+	s.request, s.bodies[0] = c.readMessage(r)
 	s.request.Method, s.request.Path, s.request.Query = s.target.Method, s.target.Path, r.string("query")
 	if path, query, ok := strings.Cut(s.target.Path, "?"); ok {
 		s.target.Path, s.request.Path, s.request.Query = path, path, query
 	}
-	s.response = c.readAnswer(f, "response")
-	s.queried = c.readAnswer(f, "query")
+	s.response, s.bodies[1] = c.readAnswer(f, "response")
+	s.queried, s.bodies[2] = c.readAnswer(f, "query")
 	known := []string{"start", "call", "key", "commits", "outcome", "record", "answer", "undo", "confirm", "cancel", "deliver", "query", "queried"}
 	c.fields(f.get("expect"), f.place("expect"), "case.expect", known...)
 	if e := f.get("expect"); e != nil && e.kind == mapping {
@@ -78,27 +94,38 @@ func (c *compiler) readSample(n *node) Sample {
 	return s
 }
 
-func (c *compiler) readAnswer(f fields, key string) *Message {
+func (c *compiler) readAnswer(f fields, key string) (*Message, any) {
 	if !f.has(key) {
-		return nil
+		return nil, nil
 	}
-	r := c.fields(f.get(key), f.place(key), "case."+key, "code", "headers", "body")
-	m := c.readMessage(r)
+	r := c.fields(f.get(key), f.place(key), "case."+key, "code", "grpc", "headers", "body", "message")
+	m, body := c.readMessage(r)
+	if r.has("grpc") {
+		i := r.choice("grpc", 0, statusWords()...)
+		m.Status, m.Trailer = 200, func(name string) string {
+			if name == "grpc-status" {
+				return strconv.Itoa(i)
+			}
+			return ""
+		}
+		return &m, body
+	}
 	code := r.get("code")
 	if code == nil {
-		c.fault(r.at, codeMissing, "case.%s has no code", key)
-		return &m
+		c.fault(r.at, codeMissing, "case.%s has neither code nor grpc", key)
+		return &m, nil
 	}
 	status, err := strconv.Atoi(code.text())
 	if err != nil || status < 100 || status > 999 {
 		c.fault(code.at, codeValue, "case.%s.code is %q, not an HTTP status", key, code.text())
 	}
 	m.Status = status
-	return &m
+	return &m, nil
 }
 
-// readMessage reads headers and body. A body that is text is sent as it is, any other as JSON.
-func (c *compiler) readMessage(f fields) Message {
+// readMessage reads headers and body. A body that is text is sent as it is, any other as JSON. The body of a call of gRPC
+// is returned beside the message, which it becomes later.
+func (c *compiler) readMessage(f fields) (m Message, later any) {
 	headers := map[string]string{}
 	if n := f.get("headers"); n != nil && n.kind == mapping {
 		for _, e := range n.entries {
@@ -107,14 +134,22 @@ func (c *compiler) readMessage(f fields) Message {
 	} else if n != nil {
 		c.fault(n.at, codeType, "%s is %s, not a mapping", f.path("headers"), shapeName(n))
 	}
-	m := Message{Header: func(name string) string { return headers[strings.ToLower(name)] }}
+	m = Message{Header: func(name string) string { return headers[strings.ToLower(name)] }}
 	n := f.get("body")
+	if f.has("grpc") {
+		headers["content-type"] = "application/grpc"
+		m.Body = c.readRecorded(f)
+		if n != nil {
+			later = n.value()
+		}
+		return m, later
+	}
 	if n == nil {
-		return m
+		return m, nil
 	}
 	if s, ok := n.scalar.(string); ok {
 		m.Body = []byte(s)
-		return m
+		return m, nil
 	}
 	data, err := encodeJSON(n.value())
 	if err != nil {
@@ -124,7 +159,49 @@ func (c *compiler) readMessage(f fields) Message {
 		headers["content-type"] = "application/json"
 	}
 	m.Body = data
-	return m
+	return m, nil
+}
+
+// readRecorded reads the bytes of a message in base64, as policies see them in request.message.
+func (c *compiler) readRecorded(f fields) []byte {
+	n := f.text("message")
+	if n == nil {
+		return nil
+	}
+	data, err := base64.StdEncoding.DecodeString(n.text())
+	if err != nil {
+		c.fault(n.at, codeValue, "%s is not base64: %v", f.path("message"), err)
+	}
+	return UnaryBody(data)
+}
+
+// typed makes messages of the bodies, by the types that the rule knows.
+func (s *Sample) typed(m match, query *op) error {
+	var asks *messageType
+	if query != nil {
+		asks = query.grpc.output()
+	}
+	for i, t := range []*messageType{m.grpc.input(), m.grpc.output(), asks} {
+		to := []*Message{&s.request, s.response, s.queried}[i]
+		if !to.isGRPC() || s.bodies[i] == nil && to.Body != nil {
+			continue
+		}
+		switch {
+		case s.bodies[i] == nil:
+			if t == nil || to == &s.request || to.grpcStatus() == codes.OK {
+				to.Body = UnaryBody(nil)
+			}
+			continue
+		case t == nil:
+			return errors.New("the rule's document has no descriptors: give message, in base64, instead of body")
+		}
+		message, err := t.build(s.bodies[i])
+		if err != nil {
+			return err
+		}
+		to.Body = UnaryBody(message)
+	}
+	return nil
 }
 
 // Run applies the rules to the sample and returns what differs from its expectations, none when it passes. Only
@@ -159,9 +236,13 @@ func indented(v any) string {
 }
 
 // observe makes everything that can be expected of the sample.
-func (s Sample) observe(set *Set) map[string]any {
+func (s *Sample) observe(set *Set) map[string]any {
 	got := map[string]any{"start": nil, "call": nil}
 	start, call := set.Start(s.target), set.Call(s.target)
+	if err := s.typedBy(start, call); err != nil {
+		got["error"] = failure(err)
+		return got
+	}
 	if start != nil {
 		got["start"] = start.Policy + "/" + start.Name
 		got["key"] = keyOr(start.Key(&s.request))
@@ -183,7 +264,19 @@ func (s Sample) observe(set *Set) map[string]any {
 	return got
 }
 
-func (s Sample) observeCall(c *Call, got map[string]any) {
+func (s *Sample) typedBy(start *Start, call *Call) error {
+	switch {
+	case call != nil:
+		return s.typed(call.match, call.ops[txn.Ask])
+	case start != nil && start.Own != nil:
+		return s.typed(start.match, start.Own.ops[txn.Ask])
+	case start != nil:
+		return s.typed(start.match, nil)
+	}
+	return s.typed(match{}, nil)
+}
+
+func (s *Sample) observeCall(c *Call, got map[string]any) {
 	record, err := c.Record(&s.request)
 	if err != nil {
 		got["record"] = failure(err)
@@ -209,7 +302,7 @@ func (s Sample) observeCall(c *Call, got map[string]any) {
 		}
 	}
 	if c.Has(txn.Ask) {
-		got["query"] = rendered(c.Render(txn.Ask, record, nil))
+		got["query"] = c.rendered(txn.Ask, record, nil)
 	}
 	if s.queried != nil {
 		out, found, _, err := c.Query(record, s.queried)
@@ -223,7 +316,7 @@ func (s Sample) observeCall(c *Call, got map[string]any) {
 	}
 	for _, o := range []txn.Op{txn.Commit, txn.Undo} {
 		if c.Has(o) {
-			got[opKey(c, o)] = rendered(c.Render(o, record, answer))
+			got[opKey(c, o)] = c.rendered(o, record, answer)
 		}
 	}
 }
@@ -262,12 +355,16 @@ func boolOr(b bool, err error) any {
 }
 
 // rendered writes a request as a person would: "DELETE /w/1?x=y", and a mapping when there is more to it.
-func rendered(r *Request, err error) any {
+func (c *Call) rendered(o txn.Op, record, answer []byte) any {
+	r, err := c.Render(o, record, answer)
 	switch {
 	case errors.Is(err, ErrNothing):
 		return "nothing"
 	case err != nil:
 		return failure(err)
+	}
+	if r.isGRPC() {
+		return c.renderedGRPC(o, r)
 	}
 	line := r.Method + " " + r.Path
 	if r.Query != "" {
@@ -280,9 +377,17 @@ func rendered(r *Request, err error) any {
 	if len(r.Body) > 0 {
 		out["body"] = bodyValue(r)
 	}
+	r.describe(out)
+	return out
+}
+
+// describe adds headers and credentials.
+func (r *Request) describe(out map[string]any, without ...string) {
 	headers := map[string]any{}
 	for _, h := range r.Header {
-		headers[h[0]] = h[1]
+		if !slices.Contains(without, h[0]) {
+			headers[h[0]] = h[1]
+		}
 	}
 	if len(headers) > 0 {
 		out["headers"] = headers
@@ -290,6 +395,31 @@ func rendered(r *Request, err error) any {
 	if r.Auth != nil {
 		out["auth"] = "bearer " + r.Auth.Bearer.Namespace + "/" + r.Auth.Bearer.Name + "/" + r.Auth.Bearer.Key
 	}
+}
+
+func (r *Request) isGRPC() bool {
+	return slices.ContainsFunc(r.Header, func(h [2]string) bool { return h[0] == "content-type" && IsGRPC(h[1]) })
+}
+
+// renderedGRPC shows the message by its type, or its bytes in base64.
+func (c *Call) renderedGRPC(o txn.Op, r *Request) any {
+	out := map[string]any{"call": "gRPC " + strings.TrimPrefix(r.Path, "/")}
+	t := c.ops[o].grpc.input()
+	if c.ops[o].grpc == nil {
+		t = c.match.grpc.input() // the held call itself
+	}
+	message, err := UnaryMessage(r.Body, "gzip")
+	if err != nil {
+		return failure(err)
+	}
+	out["message"] = base64.StdEncoding.EncodeToString(message)
+	if t != nil {
+		delete(out, "message")
+		if out["body"], err = t.value(message); err != nil {
+			out["body"] = failure(err)
+		}
+	}
+	r.describe(out, "content-type", "te", "grpc-encoding")
 	return out
 }
 
@@ -300,13 +430,18 @@ func bodyValue(r *Request) any {
 	return string(r.Body)
 }
 
-// TargetOf makes a target and a message of a method and a URL, for tools. The service is namespace/name or "".
+// TargetOf makes a target and a message of a method and a URL, for tools. The service is namespace/name or "". The method
+// grpc stands for a call of gRPC.
 func TargetOf(method, rawURL, service string) (Target, Message, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil {
 		return Target{}, Message{}, fmt.Errorf("url %q: %w", rawURL, err)
 	}
 	path := orElse(u.EscapedPath(), "/")
-	t := Target{Service: service, Host: u.Host, Method: method, Path: path}
+	grpc := strings.EqualFold(method, "grpc")
+	if grpc {
+		method = "POST"
+	}
+	t := Target{Service: service, Host: u.Host, Method: method, Path: path, GRPC: grpc}
 	return t, Message{Method: method, Path: path, Query: u.RawQuery}, nil
 }

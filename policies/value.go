@@ -56,9 +56,12 @@ func encodeJSON(v any) ([]byte, error) {
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }
 
-// decodeBody reads a message's body by its content type: JSON and forms become maps, other text a string. An empty
-// body is nil.
+// decodeBody reads a message's body by its content type: JSON, forms and messages of gRPC become maps, other text a
+// string. An empty body is nil.
 func decodeBody(m *Message) (any, error) {
+	if m.isGRPC() {
+		return decodeGRPC(m)
+	}
 	body, err := inflate(m)
 	if err != nil {
 		return nil, err
@@ -98,14 +101,7 @@ func inflate(m *Message) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("gunzip: %w", err)
 	}
-	out, err := io.ReadAll(io.LimitReader(z, inflatedMax+1))
-	if err != nil {
-		return nil, fmt.Errorf("gunzip: %w", err)
-	}
-	if len(out) > inflatedMax {
-		return nil, fmt.Errorf("gunzip: longer than %d bytes", inflatedMax)
-	}
-	return out, nil
+	return readInflated(z)
 }
 
 // decodeForm keeps the first value of every field.

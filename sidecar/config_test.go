@@ -82,7 +82,8 @@ func TestExampleInTheReferenceLoads(t *testing.T) {
 			{Service: "bank/accounts", Listen: "127.0.0.1:9001", To: []string{"accounts:15806"}, Host: "accounts.bank"},
 			{Service: "bank/savings", Listen: "127.0.0.1:9002", To: []string{"savings:15806"}}},
 		Limits: proxy.Limits{HeaderBytes: 32 << 10, HeaderFields: 256, HeaderTime: 10 * time.Second, BufferTime: 30 * time.Second, BodyIdle: 5 * time.Minute,
-			WriteIdle: time.Minute, Idle: 2 * time.Minute, EndpointIdle: 30 * time.Second, EndpointKept: 256, DialTime: 5 * time.Second},
+			WriteIdle: time.Minute, Idle: 2 * time.Minute, EndpointIdle: 30 * time.Second, EndpointKept: 256, DialTime: 5 * time.Second,
+			Streams: 250, EndpointConns: 8, EndpointQueue: 1024, PingAfter: 30 * time.Second},
 		LogLevel: "info", LogFormat: "json", MaxBody: 1 << 20, MaxConnections: 10000, MaxOpen: 10000, MaxBranches: 1000,
 		CallTimeout: 10 * time.Second, PeerTimeout: 5 * time.Second, CommitWait: 5 * time.Second,
 		DTM: DTM{TimeoutToFail: 35 * time.Second, RetryInterval: time.Second, RetryMax: time.Minute,
@@ -99,13 +100,15 @@ func TestExampleInTheReferenceLoads(t *testing.T) {
 func TestLimitsOfTheKeysAreThoseOfTheProxy(t *testing.T) {
 	got, err := Load([]string{"--service=a/b", "--app=127.0.0.1:1", "--max-headers-size=64KiB", "--max-headers-count=100", "--max-request-body=8MiB",
 		"--headers-timeout=1s", "--body-timeout=2s", "--body-idle-timeout=3s", "--send-timeout=4s", "--keepalive-timeout=5s", "--request-timeout=6s",
-		"--connect-timeout=7s", "--upstream-keepalive=8", "--upstream-keepalive-timeout=9s"}, nil, noHelp)
+		"--connect-timeout=7s", "--upstream-keepalive=8", "--upstream-keepalive-timeout=9s", "--http2-max-streams=10", "--http2-upstream-connections=11",
+		"--http2-upstream-queue=12", "--http2-ping-after=13s"}, nil, noHelp)
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := proxy.Limits{HeaderBytes: 64 << 10, HeaderFields: 100, BodyBytes: 8 << 20, HeaderTime: time.Second, BufferTime: 2 * time.Second,
 		BodyIdle: 3 * time.Second, WriteIdle: 4 * time.Second, Idle: 5 * time.Second, Exchange: 6 * time.Second, DialTime: 7 * time.Second,
-		EndpointKept: 8, EndpointIdle: 9 * time.Second}
+		EndpointKept: 8, EndpointIdle: 9 * time.Second,
+		Streams: 10, EndpointConns: 11, EndpointQueue: 12, PingAfter: 13 * time.Second}
 	if diff := cmp.Diff(want, got.Limits); diff != "" {
 		t.Errorf("limits differ (-want +got):\n%s", diff)
 	}

@@ -145,11 +145,11 @@ func (s *Sidecar) unproven() error {
 }
 
 // secured returns what makes TLS of a listener's connections, in the mode given; without an identity nothing does.
-func (s *Sidecar) secured(mode identity.Mode) func(net.Listener) net.Listener {
+func (s *Sidecar) secured(mode identity.Mode, protocols ...string) func(net.Listener) net.Listener {
 	if s.identity == nil {
 		return func(l net.Listener) net.Listener { return l }
 	}
-	return func(l net.Listener) net.Listener { return s.identity.Listener(l, mode) }
+	return func(l net.Listener) net.Listener { return s.identity.Listener(l, mode, protocols...) }
 }
 
 // callerOf is the SPIFFE id of the client of a port; empty: it proved none.
@@ -187,9 +187,9 @@ func (s *Sidecar) dialPeer(ctx context.Context, network, address string) (net.Co
 func (s *Sidecar) securedServices(l net.Listener) net.Listener {
 	switch s.cfg.Identity.Services {
 	case "permissive":
-		return s.secured(identity.Permissive)(l)
+		return s.secured(identity.Permissive, "h2", "http/1.1")(l)
 	case "strict":
-		return s.secured(identity.StrictOutside)(l)
+		return s.secured(identity.StrictOutside, "h2", "http/1.1")(l)
 	default:
 		return l
 	}
@@ -205,6 +205,18 @@ func (s *Sidecar) dialService(ctx context.Context, network, address string) (net
 		return nil, err
 	}
 	return s.secureService(ctx, conn, address)
+}
+
+// dialHTTP2 is dialService for a connection that will speak HTTP/2: TLS is told so.
+func (s *Sidecar) dialHTTP2(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, network, address)
+	if err == nil {
+		conn, err = s.elsewhere(conn)
+	}
+	if err != nil || !s.cfg.Identity.TLS() || !s.directory.TLSAt(address) {
+		return conn, err
+	}
+	return s.identity.Client(ctx, conn, "h2")
 }
 
 // secureService implements outbound.Secure. There is no way back to plain where TLS fails.

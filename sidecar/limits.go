@@ -25,6 +25,10 @@ func limitKeys() []key {
 		{name: "connect-timeout", kind: duration, def: "5s", doc: "longest time to connect to an endpoint"},
 		{name: "upstream-keepalive", kind: number, def: "256", doc: "idle connections that are kept for each endpoint"},
 		{name: "upstream-keepalive-timeout", kind: duration, def: "30s", doc: "how long they are kept; less than the endpoint keeps them"},
+		{name: "http2-max-streams", kind: number, def: "250", doc: "streams at a time of one client connection of HTTP/2"},
+		{name: "http2-upstream-connections", kind: number, def: "8", doc: "connections of HTTP/2 to one endpoint"},
+		{name: "http2-upstream-queue", kind: number, def: "1024", doc: "requests that wait for a stream of HTTP/2 to one endpoint; more are refused"},
+		{name: "http2-ping-after", kind: duration, def: "30s", doc: "silence of a connection of HTTP/2 with open streams, after which the peer is asked whether it lives"},
 	}
 }
 
@@ -34,7 +38,9 @@ func (p *problems) limits(one func(string) string) proxy.Limits {
 		HeaderTime: p.duration("headers-timeout", one("headers-timeout")), BufferTime: p.duration("body-timeout", one("body-timeout")),
 		BodyIdle: p.duration("body-idle-timeout", one("body-idle-timeout")), WriteIdle: p.duration("send-timeout", one("send-timeout")),
 		Idle: p.duration("keepalive-timeout", one("keepalive-timeout")), DialTime: p.duration("connect-timeout", one("connect-timeout")),
-		EndpointKept: p.number("upstream-keepalive", one("upstream-keepalive")), EndpointIdle: p.duration("upstream-keepalive-timeout", one("upstream-keepalive-timeout"))}
+		EndpointKept: p.number("upstream-keepalive", one("upstream-keepalive")), EndpointIdle: p.duration("upstream-keepalive-timeout", one("upstream-keepalive-timeout")),
+		Streams: p.number("http2-max-streams", one("http2-max-streams")), EndpointConns: p.number("http2-upstream-connections", one("http2-upstream-connections")),
+		EndpointQueue: p.number("http2-upstream-queue", one("http2-upstream-queue")), PingAfter: p.duration("http2-ping-after", one("http2-ping-after"))}
 	if n := l.HeaderBytes; n != 0 && (n < 1<<10 || n > 1<<20) {
 		p.add("max-headers-size", one("max-headers-size"), "is not between 1KiB and 1MiB", "write for example 32KiB; large values belong into the body")
 	}

@@ -113,7 +113,7 @@ func (s *Sidecar) openProxies(p *ports) error {
 	if p.inbound, err = p.open("inbound", s.cfg.Inbound, serve, in.Shutdown); err != nil {
 		return err
 	}
-	opt.Dial = s.dialService
+	opt.Dial, opt.DialHTTP2 = s.dialService, s.dialHTTP2
 	var routes []proxy.Route
 	for _, u := range s.cfg.Upstreams {
 		if u.Host != "" {
@@ -257,6 +257,11 @@ func (c counted) Before(ctx context.Context, p interceptor.Port, r interceptor.R
 	v := c.gate.Before(ctx, p, r)
 	c.metrics.requests[p.Direction][index(v.Ticket != nil || v.Answer != nil)].Inc(1)
 	return v
+}
+
+// Concerns implements h2.Concerner.
+func (c counted) Concerns(p interceptor.Port, r interceptor.Request) bool {
+	return c.gate.Concerns(p, r)
 }
 
 // After implements proxy.Gate.

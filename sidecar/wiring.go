@@ -17,6 +17,7 @@ import (
 	"txmesh/interceptor"
 	"txmesh/policies"
 	"txmesh/sidecar/engine"
+	"txmesh/sidecar/outbound"
 	"txmesh/sidecar/peer"
 	"txmesh/txlog"
 	"txmesh/txn"
@@ -191,7 +192,7 @@ func (s *Sidecar) newGate(keys *interceptor.Keys, relay *peer.Relay) (*intercept
 	}
 	return interceptor.New(interceptor.Options{Self: s.owner, Home: s.home, Incarnation: rand.Text(), Service: s.cfg.Service, Keys: keys,
 		Coordinator: s.owners, Branches: relay, Peers: s.directory, Rows: barrier, Runners: sharing,
-		App: s.app, Policies: s, Documents: s.docs, NewID: s.newID, Log: s.log, BodyMax: s.cfg.MaxBody,
+		App: s.app, Policies: s, Documents: s.docs, Types: outbound.NewReflection(s.caller, s.app), NewID: s.newID, Log: s.log, BodyMax: s.cfg.MaxBody,
 		Observe: interceptor.Observer{ContextLost: func(string) { m.lost.Inc(1) },
 			ContextAmbiguous: func(string) { m.ambiguous.Inc(1) }, ContextForged: func() { m.forged.Inc(1) },
 			CarrierOverflow: func() { m.overflow.Inc(1) }, BarrierVerdict: m.onVerdict,

@@ -1,5 +1,7 @@
 package proxy
 
+import "txmesh/interceptor/proxy/h2"
+
 // Code is one row of the table of errors that this package answers by itself.
 type Code struct {
 	Code   string // stable, sent in the header tx-error
@@ -26,6 +28,7 @@ const (
 	faultForm
 	faultScheme
 	faultConnect
+	faultMalformed2
 	faultLoop
 	faultStalled
 	faultBodyTime
@@ -34,6 +37,13 @@ const (
 	faultAnswer
 	faultTime
 	faultClientGone
+	faultQueue
+	faultNotHTTP2
+	faultRefused
+	faultProtocol2
+	faultFlood
+	faultStreams
+	faultConnect2
 )
 
 // Codes returns the table of TXM0200 to TXM0249, in order of their numbers. The caller owns the slice.
@@ -63,6 +73,8 @@ func Codes() []Code {
 		faultScheme: {"TXM0212", "scheme not served by the forward proxy", 501,
 			"use http:// in the request line; for https:// use CONNECT"},
 		faultConnect: {"TXM0213", "CONNECT not served here", 405, "send CONNECT to the forward proxy port"},
+		faultMalformed2: {h2.CodeMalformed, "malformed HTTP/2 message", 400,
+			"send fields and DATA as RFC 9113 has them: lower-case names, one value for each pseudo-field, as many bytes as content-length says"},
 		faultLoop: {"TXM0215", "endpoint is this sidecar itself", 508,
 			"call the service by its own address; a port of this sidecar that forwards would send the request round for ever"},
 		faultStalled: {"TXM0216", "client takes nothing of the answer", 499,
@@ -79,5 +91,19 @@ func Codes() []Code {
 			"the request was sent and its effect is unknown; look into the log of the endpoint, or raise the time limit"},
 		faultClientGone: {"TXM0224", "client went away", 499,
 			"nobody is left to read this answer; the effect of the request is unknown"},
+		faultQueue: {h2.CodeQueue, "too many requests wait for the endpoint", 503,
+			"nothing was sent, so the request may be repeated; let the endpoint take more streams, or give it replicas"},
+		faultNotHTTP2: {h2.CodeNotHTTP2, "endpoint does not speak HTTP/2", 503,
+			"nothing was sent; let the endpoint serve HTTP/2 with prior knowledge, or call it with HTTP/1.1: the protocol is kept"},
+		faultRefused: {h2.CodeRefused, "endpoint refused the stream", 503,
+			"the endpoint has not looked at the request, so it may be repeated"},
+		faultProtocol2: {h2.CodeProtocol, "HTTP/2 connection broke the rules", 400,
+			"repair the client; the debug data of GOAWAY say what was wrong"},
+		faultFlood: {h2.CodeFlood, "HTTP/2 connection asked for too much", 429,
+			"give up fewer streams, and send fewer frames that carry nothing"},
+		faultStreams: {h2.CodeStreams, "too many streams on one connection", 503,
+			"keep to SETTINGS_MAX_CONCURRENT_STREAMS, or raise the limit of streams"},
+		faultConnect2: {h2.CodeConnect, "CONNECT not served over HTTP/2", 501,
+			"send CONNECT and WebSockets over HTTP/1.1"},
 	}
 }

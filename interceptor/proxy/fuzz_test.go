@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"txmesh/interceptor"
+	"txmesh/interceptor/proxy/h2"
 )
 
 // seeds takes all that clients send in the shapes of tests/fidelity.
@@ -148,6 +149,9 @@ func tolerable(err error) bool {
 func FuzzRequests(f *testing.F) {
 	seeds(f)
 	f.Fuzz(func(t *testing.T, raw []byte) {
+		if bytes.HasPrefix(bytes.TrimLeft(raw, "\r\n"), []byte(h2.PrefaceHead)) || bytes.Contains(raw, []byte("h2c")) {
+			return // HTTP/2 has a fuzz target of its own
+		}
 		var passed atomic.Int32
 		g := newGate()
 		g.before = func(interceptor.Request) interceptor.Verdict {

@@ -33,6 +33,8 @@ type Options struct {
 	// Dial opens connections to endpoints; nil: TCP. It must keep to the context's deadline. ErrLoop says that the
 	// endpoint is this process.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// DialHTTP2 is Dial for connections that will speak HTTP/2; nil: Dial.
+	DialHTTP2 func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // Limits bounds what one peer can take. A zero field takes the default.
@@ -50,6 +52,11 @@ type Limits struct {
 	EndpointKept int           // idle connections per endpoint; 256
 	DialTime     time.Duration // to connect to an endpoint; 5 s
 	Exchange     time.Duration // of a request with an endpoint, if its ticket says nothing; 0: no limit
+
+	Streams       int           // HTTP/2: of one client connection at a time; 250
+	EndpointConns int           // HTTP/2: connections to one endpoint; 8
+	EndpointQueue int           // HTTP/2: requests that wait for a stream to one endpoint; 1024
+	PingAfter     time.Duration // HTTP/2: of silence with streams open, after which the peer is asked whether it lives; 30 s
 }
 
 // checked fills in the defaults, or names all fields that make no sense in one error.
@@ -69,12 +76,19 @@ func (o Options) checked() (Options, error) {
 		bound("DialTime", &l.DialTime, 5*time.Second),
 		bound("BodyBytes", &l.BodyBytes, 0),
 		bound("Exchange", &l.Exchange, 0),
+		bound("Streams", &l.Streams, 250),
+		bound("EndpointConns", &l.EndpointConns, 8),
+		bound("EndpointQueue", &l.EndpointQueue, 1024),
+		bound("PingAfter", &l.PingAfter, 30*time.Second),
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	if o.Dial == nil {
 		o.Dial = new(net.Dialer).DialContext
+	}
+	if o.DialHTTP2 == nil {
+		o.DialHTTP2 = o.Dial
 	}
 	if o.Refused == nil {
 		o.Refused = func(string) {}

@@ -77,6 +77,8 @@ func (f *fixed) route(r *request) (target, *Error) {
 	return f.next(), nil
 }
 
+func (f *fixed) routeTo(string) (target, *Error) { return f.next(), nil }
+
 func (f *fixed) next() target {
 	t := target{port: f.port, endpoints: f.endpoints}
 	if n := len(f.endpoints); n > 1 {
@@ -156,6 +158,8 @@ func (h hosts) route(r *request) (target, *Error) {
 	r.originForm(authority, rest)
 	return t, nil
 }
+
+func (h hosts) routeTo(authority string) (target, *Error) { return h.find(authority, "80") }
 
 // find returns the route of a host, or the host itself. Without a default, the port must be there.
 func (h hosts) find(authority, port string) (target, *Error) {

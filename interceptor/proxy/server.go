@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"txmesh/interceptor"
+	"txmesh/interceptor/proxy/h2"
 )
 
 // acceptRest bounds the pause after an Accept that failed, such as for want of file descriptors.
@@ -31,6 +32,8 @@ type target struct {
 // router says where a request goes. It may rewrite the start line.
 type router interface {
 	route(r *request) (target, *Error)
+	// routeTo is route for a request of HTTP/2, which names an authority.
+	routeTo(authority string) (target, *Error)
 }
 
 // server accepts connections and keeps account of them. Inbound, Upstream and Forward differ by their router.
@@ -39,6 +42,7 @@ type server struct {
 	router router
 	bufs   *buffers
 	pool   *pool
+	h2     *h2.Server
 
 	ctx    context.Context // of Before and of dials; it ends when Shutdown loses patience
 	cancel context.CancelFunc
@@ -57,12 +61,14 @@ type server struct {
 func newServer(o Options, r router) *server {
 	ctx, cancel := context.WithCancel(context.Background())
 	bufs := newBuffers()
-	return &server{
+	s := &server{
 		opts: o, router: r, bufs: bufs, pool: newPool(o, bufs), ctx: ctx, cancel: cancel,
 		listeners: make(map[net.Listener]struct{}),
 		sessions:  make(map[*session]struct{}),
 		empty:     make(chan struct{}),
 	}
+	s.h2 = newHTTP2(s)
+	return s
 }
 
 // serve accepts until the listener is closed. It returns nil after shutdown.
@@ -174,6 +180,7 @@ func (s *server) shutdown(ctx context.Context) error {
 	}
 	s.cancel()
 	s.pool.close()
+	s.h2.Close()
 	s.turning.Wait()
 	return errors.Join(errs...)
 }
@@ -188,6 +195,7 @@ func (s *server) kill(cause error) error {
 		ss.cut()
 	}
 	s.mu.Unlock()
+	s.h2.Close()
 	select {
 	case <-s.empty:
 		return fmt.Errorf("shut down: %d connections cut: %w", n, cause)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"txmesh/interceptor"
+	"txmesh/interceptor/proxy/h2"
 )
 
 // lingerTime is how long a connection that must close is read, so that a reset does not overtake the last answer.
@@ -46,6 +47,7 @@ type session struct {
 
 	idle atomic.Bool              // between requests: may be closed at any time
 	live atomic.Pointer[upstream] // s.up, for cut
+	h2   atomic.Pointer[h2.Conn]  // the connection has changed to HTTP/2
 }
 
 func newSession(srv *server, conn net.Conn) *session {
@@ -68,15 +70,22 @@ func (s *session) caller() string {
 // serve runs one exchange after the other.
 func (s *session) serve() {
 	defer s.srv.leave(s)
-	for {
+	for first := true; ; first = false {
 		end, err := s.nextHead()
 		if err != nil {
 			s.req.head.method = nil // of the request before
 			s.refuse(err)
 			break
 		}
+		if first && end == len(h2.PrefaceHead) && string(s.in.buffered()[:end]) == h2.PrefaceHead {
+			s.serveHTTP2(nil)
+			return
+		}
 		if end == 0 || !s.exchange(end) {
 			break
+		}
+		if s.h2.Load() != nil {
+			return
 		}
 	}
 	s.conn.Close() // all that was written has been checked
@@ -164,6 +173,10 @@ func (s *session) exchange(end int) bool {
 	}
 	if string(s.req.head.method) == "CONNECT" {
 		return s.connect(t)
+	}
+	if up := s.upgradeHTTP2(t); up != nil {
+		s.serveHTTP2(up)
+		return true
 	}
 	s.req.head.cleanRequest()
 	var v interceptor.Verdict
@@ -362,6 +375,10 @@ func (s *session) turnAway(silently bool) {
 
 // dismiss ends a session that waits for its next request.
 func (s *session) dismiss() {
+	if c := s.h2.Load(); c != nil {
+		c.Drain()
+		return
+	}
 	if s.idle.Load() {
 		readUntil(s.conn, past())
 	}
@@ -369,6 +386,9 @@ func (s *session) dismiss() {
 
 // cut breaks both connections, whatever runs on them.
 func (s *session) cut() {
+	if c := s.h2.Load(); c != nil {
+		c.Cut()
+	}
 	s.conn.Close() // the session finds out
 	if u := s.live.Load(); u != nil {
 		u.conn.Close() // the session finds out

@@ -123,9 +123,9 @@ func (d Door) Judge(c txn.Call, a interceptor.DirectAnswer) (txn.Outcome, []byte
 	case c.Op == txn.Ask:
 		out, said = decision(c.Mode, status, a.Reply.Body, said)
 	case c.Op == txn.Tell || c.Op == txn.Commit && c.Mode == txn.Msg:
-		out, _ = policies.BuiltinOutcome(txn.Forward, status) // a message is taken as soon as it is accepted
+		out, _ = policies.BuiltinOutcome(txn.Forward, &policies.Message{Status: status}) // a message is taken as soon as it is accepted
 	default:
-		out, _ = policies.BuiltinOutcome(c.Op, status)
+		out, _ = policies.BuiltinOutcome(c.Op, &policies.Message{Status: status})
 	}
 	if out == txn.OK {
 		said = ""

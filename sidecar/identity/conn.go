@@ -27,7 +27,8 @@ func (i *Identity) Dial(ctx context.Context, network, address string) (net.Conn,
 
 // Client makes TLS of a connection to a sidecar of the mesh, whose certificate must be of the trust domain. With
 // TLS 1.3 the other side's refusal arrives after the handshake: then Read returns it. It closes raw when it fails.
-func (i *Identity) Client(ctx context.Context, raw net.Conn) (net.Conn, error) {
+// Protocols are what it asks for by ALPN.
+func (i *Identity) Client(ctx context.Context, raw net.Conn, protocols ...string) (net.Conn, error) {
 	m, err := i.get()
 	if err == nil {
 		err = i.Ready()
@@ -36,8 +37,13 @@ func (i *Identity) Client(ctx context.Context, raw net.Conn) (net.Conn, error) {
 		raw.Close() // nothing was sent
 		return nil, fmt.Errorf("tls to %s: %w", raw.RemoteAddr(), err)
 	}
+	config := m.client
+	if len(protocols) > 0 {
+		config = config.Clone()
+		config.NextProtos = protocols
+	}
 	bare := &capped{Conn: raw}
-	c := &clientConn{Conn: tls.Client(bare, m.client), bare: bare, i: i}
+	c := &clientConn{Conn: tls.Client(bare, config), bare: bare, i: i}
 	if err := c.HandshakeContext(ctx); err != nil {
 		raw.Close() // the handshake has told the other side
 		return nil, i.refused("client", raw.RemoteAddr(), err)

@@ -38,13 +38,16 @@ const clientHello = 0x16
 var errPlain = errors.New("the first byte is not one of TLS")
 
 // Listener makes TLS of the connections that l accepts. Handshakes run where the connection is first read or written,
-// so that a slow one holds up nobody else.
-func (i *Identity) Listener(l net.Listener, mode Mode) net.Listener { return &listener{l, i, mode} }
+// so that a slow one holds up nobody else. Protocols are what it offers by ALPN; without any it leaves that open.
+func (i *Identity) Listener(l net.Listener, mode Mode, protocols ...string) net.Listener {
+	return &listener{l, i, mode, protocols}
+}
 
 type listener struct {
 	net.Listener
-	i    *Identity
-	mode Mode
+	i         *Identity
+	mode      Mode
+	protocols []string
 }
 
 // Accept returns a connection that Caller understands.
@@ -53,21 +56,22 @@ func (l *listener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &serverConn{Conn: raw, i: l.i, mode: l.mode}, nil
+	return &serverConn{Conn: raw, i: l.i, mode: l.mode, protocols: l.protocols}, nil
 }
 
 // serverConn is an accepted connection: TLS or plain, as its first byte says.
 type serverConn struct {
-	net.Conn // as accepted
-	i        *Identity
-	mode     Mode
-	once     sync.Once
-	in       net.Conn                 // what goes in and out once opened
-	secure   atomic.Pointer[tls.Conn] // in, if it is TLS and its handshake succeeded
-	bare     *capped
-	caller   string // read only where secure is set
-	err      error
-	abrupt   atomic.Bool
+	net.Conn  // as accepted
+	i         *Identity
+	mode      Mode
+	protocols []string
+	once      sync.Once
+	in        net.Conn                 // what goes in and out once opened
+	secure    atomic.Pointer[tls.Conn] // in, if it is TLS and its handshake succeeded
+	bare      *capped
+	caller    string // read only where secure is set
+	err       error
+	abrupt    atomic.Bool
 }
 
 // open reads the first byte and shakes hands.
@@ -109,10 +113,15 @@ func (c *serverConn) config(*tls.ClientHelloInfo) (*tls.Config, error) {
 	if err != nil {
 		return nil, err
 	}
+	config := m.wants
 	if c.mode == Optional {
-		return m.takes, nil
+		config = m.takes
 	}
-	return m.wants, nil
+	if len(c.protocols) > 0 {
+		config = config.Clone()
+		config.NextProtos = c.protocols
+	}
+	return config, nil
 }
 
 // refusedPlain tells a client that speaks HTTP what is wanted of it.

@@ -14,18 +14,27 @@ import (
 type App struct {
 	address string
 	wire    *wire
+	grpc    grpcConns
 }
 
 // NewApp returns the sender to the application at host:port. Answers longer than bodyMax are errors.
 func NewApp(address string, bodyMax int) *App {
-	return &App{address: address, wire: newWire(true, bodyMax)}
+	w := newWire(true, bodyMax)
+	return &App{address: address, wire: w, grpc: newGRPCConns(w.transport)}
 }
 
-// Close drops idle connections.
-func (a *App) Close() { a.wire.transport.CloseIdleConnections() }
+// Close drops idle connections, and those of gRPC.
+func (a *App) Close() {
+	a.wire.transport.CloseIdleConnections()
+	a.grpc.close()
+}
 
-// Send makes one request within the context's deadline. An error means that it may have arrived or not.
+// Send makes one request within the context's deadline, in clear text: one of gRPC over HTTP/2, all others over HTTP/1.1.
+// An error means that it may have arrived or not.
 func (a *App) Send(ctx context.Context, o *interceptor.Outgoing) (*interceptor.Reply, error) {
+	if isGRPC(o.Header) {
+		return a.grpc.send(ctx, "http", a.address, o)
+	}
 	r, err := http.NewRequestWithContext(ctx, o.Method, "http://"+a.address, bytes.NewReader(o.Body))
 	if err != nil {
 		return nil, fmt.Errorf("request for the application: %w", err)

@@ -1,5 +1,5 @@
-// Package outbound makes the calls that the engine asks for: undo, confirm, delivery and query, over HTTP/1.1. It is
-// the only place where an answer becomes an outcome. The rule that made a branch is compiled again from the policy
+// Package outbound makes the calls that the engine asks for: undo, confirm, delivery and query, over HTTP/1.1 and gRPC. It
+// is the only place where an answer becomes an outcome. The rule that made a branch is compiled again from the policy
 // document journaled under its hash; a branch with a barrier row is settled through its home, all others at the
 // service itself. Calls of transactions that a door began are made as the door says (direct.go), and the door reads the
 // answer. It decides nothing, retries nothing, follows no redirect and keeps no state but compiled rules. Start at
@@ -69,8 +69,8 @@ type Caller struct {
 func New(opt Options) *Caller {
 	c := &Caller{opt: opt, rules: rules{docs: opt.Documents, byName: map[ruleName]*policies.Call{}},
 		wire: newWire(opt.AllowLinkLocal, opt.BodyMax)}
-	c.grpc = newGRPCConns(c.wire.transport.dial, opt.BodyMax)
 	c.wire.transport.secure = opt.Secure
+	c.grpc = newGRPCConns(c.wire.transport)
 	if opt.Transport != nil {
 		c.wire.trip = opt.Transport
 	}
@@ -78,7 +78,10 @@ func New(opt Options) *Caller {
 }
 
 // BreakOff ends all calls that run with an error, for an engine that is about to close. Later calls work.
-func (c *Caller) BreakOff() { c.wire.transport.breakOff() }
+func (c *Caller) BreakOff() {
+	c.wire.transport.breakOff()
+	c.grpc.close()
+}
 
 // Close drops idle connections.
 func (c *Caller) Close() {

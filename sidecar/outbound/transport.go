@@ -68,6 +68,15 @@ func (t *transport) openService(address string) (net.Conn, error) {
 	return t.track(conn), nil
 }
 
+// openRaw is a connection for a protocol that is no exchange of requests and answers, and minds its own closed ones.
+func (t *transport) openRaw(ctx context.Context, scheme, endpoint string) (net.Conn, error) {
+	conn, err := t.dial.DialContext(ctx, "tcp", endpoint)
+	if err != nil || scheme != "http" || t.secure == nil {
+		return conn, err
+	}
+	return t.secure(ctx, conn, endpoint)
+}
+
 func (t *transport) track(conn net.Conn) *tracked {
 	c := &tracked{Conn: conn, t: t}
 	t.connMu.Lock()

@@ -63,15 +63,23 @@ type answer struct {
 }
 
 func (a answer) message() *policies.Message {
-	return &policies.Message{Status: a.reply.Status, Header: a.reply.Header.Get, Body: a.reply.Body}
+	return a.reply.Message()
 }
 
 // fromSidecar reports whether txmesh answered instead of the application: such an answer says nothing about effects.
-func (a answer) fromSidecar() bool { return a.reply.Header.Get(interceptor.HeaderError) != "" }
+func (a answer) fromSidecar() bool { return a.code() != "" }
+
+// code is what the sidecar says; a refusal of gRPC may have it in either place.
+func (a answer) code() string {
+	if code := a.reply.Header.Get(interceptor.HeaderError); code != "" {
+		return code
+	}
+	return a.reply.Trailer.Get(interceptor.HeaderError)
+}
 
 func (a answer) ofSidecar() verdict {
-	v := unknown(fmt.Sprintf("a sidecar answered %d %s", a.reply.Status, a.reply.Header.Get(interceptor.HeaderError)))
-	if a.reply.Status == http.StatusTooEarly {
+	v := unknown(fmt.Sprintf("a sidecar %s %s", a.message().Said(), a.code()))
+	if a.reply.Status == http.StatusTooEarly || a.code() == string(interceptor.CodeRunning) {
 		v.out = txn.Pending
 	}
 	return v
@@ -150,6 +158,13 @@ func (c *Caller) direct(ctx context.Context, b branch, req *policies.Request, ou
 	scheme, endpoint := c.place(b, req)
 	if endpoint == "" {
 		return answer{err: fmt.Errorf("no endpoint of service %q is known: add it to upstreams, or its sidecar to peers", b.service(req))}
+	}
+	if isGRPC(out.Header) {
+		dressed := *out
+		dressed.Header = out.Header.Clone()
+		c.dress(dressed.Header, b)
+		reply, err := c.grpc.send(ctx, scheme, endpoint, &dressed)
+		return answer{reply: reply, err: err}
 	}
 	r, err := http.NewRequestWithContext(ctx, out.Method, scheme+"://"+endpoint, bytes.NewReader(out.Body))
 	if err != nil {

@@ -39,6 +39,8 @@ func arrows() []arrow {
 		// Level 3: doors and callers. Doors never see each other, the journal or the sidecar.
 		{from: "interceptor/dtm", to: []string{"txn", "interceptor", "interceptor/dtm/dtmgimp"}},
 		{from: "interceptor/dtm/dtmgimp"}, // generated
+		{from: "interceptor/proxy", to: []string{"txn", "interceptor", "interceptor/proxy/h2"}},
+		{from: "interceptor/proxy/h2", to: []string{"interceptor"}},
 		{from: "interceptor/*", to: []string{"txn", "interceptor"}},
 		{from: "sidecar/xds", to: []string{"policies", "sidecar/xds/envoy"}},
 		{from: "sidecar/xds/envoy"}, // generated

@@ -22,6 +22,7 @@ import (
 type member struct {
 	name    string                 // service bank/name
 	command func(n *node) []string // program and arguments; nil: the participant
+	inside  func(n *node)          // starts the service within the test; nil: it is a process
 	calls   []string               // members that it calls through its sidecar
 	bare    bool                   // without a sidecar
 	policy  string                 // text of its policies; empty: the mesh's
@@ -192,6 +193,10 @@ func (n *node) arrival() string {
 }
 
 func (n *node) startService() error {
+	if n.inside != nil {
+		n.inside(n)
+		return nil
+	}
 	var ready struct{ Address string }
 	return n.service.Start(&ready)
 }

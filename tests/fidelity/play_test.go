@@ -104,6 +104,17 @@ func accept(t testing.TB, l net.Listener) net.Conn {
 	return conn
 }
 
+// declineHTTP2 is a server of HTTP/1 that is asked whether it speaks HTTP/2, and then gets the request itself.
+func declineHTTP2(t *testing.T, l net.Listener, asked net.Conn) net.Conn {
+	const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+	got := make([]byte, len(preface))
+	if _, err := io.ReadFull(asked, got); err != nil || string(got) != preface {
+		t.Fatalf("the server was asked %q, %v; want the preface of HTTP/2", got, err)
+	}
+	asked.Close()
+	return accept(t, l)
+}
+
 // play runs the conversation over one client connection and one server connection.
 func play(t *testing.T, s shape, kind string) {
 	l := listen(t)
@@ -119,6 +130,9 @@ func play(t *testing.T, s shape, kind string) {
 		}
 		if srv == nil {
 			srv = accept(t, l)
+			if bytes.Contains(st.direct, []byte("Upgrade: h2c")) && kind != "direct" && kind != "forward" {
+				srv = declineHTTP2(t, l, srv)
+			}
 		}
 		near, far := c, srv
 		if st.side == 'S' {

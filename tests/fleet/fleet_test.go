@@ -68,12 +68,12 @@ func TestFleetLosesNothing(t *testing.T) {
 	settled := w.settle(settleMax)
 	<-loaded
 	bad := &wrong{t: t}
+	for _, err := range s.errs { // first: without the store's members nothing else can be read
+		bad.addf("%v", err)
+	}
 	f := w.checkStore(bad)
 	all := w.checkBooks(bad, f)
 	checkPromises(bad, l.made, all)
-	for _, err := range s.errs {
-		bad.addf("%v", err)
-	}
 	for _, u := range w.units {
 		if !u.process.Running() {
 			bad.addf("%s has ended by itself: %v\n%s", u.name, u.process.Err(), u.process.Tail())

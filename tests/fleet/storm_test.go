@@ -136,14 +136,16 @@ func (s *storm) hurt(ctx context.Context, u *unit, f Fault) (note string, err er
 		u.process.Kill()
 		pause(ctx, f.Lasts)
 	case Fill:
-		err := u.disk.Fill(0)
+		fillErr := u.disk.Fill(0)
 		pause(ctx, f.Lasts)
-		err = errors.Join(err, u.disk.Drain())
+		if err := errors.Join(fillErr, u.disk.Drain()); err != nil {
+			return "", err
+		}
 		if u.mayFail { // what a write has failed for may be ending just now
 			pause(context.WithoutCancel(ctx), time.Second)
 		}
-		if err != nil || u.process.Running() {
-			return "it went on", err
+		if u.process.Running() {
+			return "it went on", nil
 		}
 		if !u.mayFail {
 			return "", fmt.Errorf("%s has ended: %w\n%s", u.name, u.process.Err(), u.process.Tail())

@@ -177,9 +177,11 @@ func TestNothingIsSmuggled(t *testing.T) {
 				path := fmt.Sprintf("/first%d", i)
 				got, after := m.send(t, strings.Replace(a.raw, "%s", path, 1), a.code == "")
 				seen := slices.DeleteFunc(b.saw(), func(p string) bool { return p == "/canary" })
+				early := a.half && strings.HasSuffix(got, path) // answered before the body was over; it goes no further
 				switch before := seen[len(seen)-count(seen, path):]; {
 				case slices.Contains(seen, "/hidden"):
 					t.Fatalf("%s: smuggled; the client got %q", a.name, got)
+				case early:
 				case a.code != "" && got != a.code:
 					t.Errorf("%s: got %q, want %s", a.name, got, a.code)
 				case a.code != "" && !a.half && len(before) > 0:
@@ -188,7 +190,10 @@ func TestNothingIsSmuggled(t *testing.T) {
 				case a.code == "" && (len(before) != 1 || !strings.HasSuffix(got, path) || after != "/canary"):
 					t.Errorf("%s: the backend saw it %d times; the answers were for %q and %q", a.name, len(before), got, after)
 				}
-				if want[a.code]++; a.half {
+				if !early {
+					want[a.code]++
+				}
+				if a.half {
 					b.alive(t, m) // the connection that was left half way serves nobody
 				}
 			}

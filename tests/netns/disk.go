@@ -35,21 +35,31 @@ func (d *Disk) ballast() string { return filepath.Join(d.Path, ".ballast") }
 // Fill takes all space but so many bytes. It takes more when it is called again.
 func (d *Disk) Fill(left int64) error {
 	return d.host.Do(func() error {
-		free, err := d.free()
-		if err != nil {
-			return err
-		}
 		fd, err := unix.Open(d.ballast(), unix.O_CREAT|unix.O_WRONLY|unix.O_CLOEXEC, 0o600)
 		if err != nil {
 			return fmt.Errorf("fill %s: %w", d.Path, err)
 		}
-		var s unix.Stat_t
-		err = unix.Fstat(fd, &s)
-		if err == nil && free > left {
-			err = unix.Fallocate(fd, 0, 0, s.Size+free-left)
+		for {
+			// Whoever else writes may be faster: then there is less to take, down to nothing.
+			if err = d.take(fd, left); !errors.Is(err, unix.ENOSPC) {
+				break
+			}
 		}
 		return errors.Join(err, unix.Close(fd))
 	})
+}
+
+// take makes the ballast larger by what is free.
+func (d *Disk) take(fd int, left int64) error {
+	var s unix.Stat_t
+	if err := unix.Fstat(fd, &s); err != nil {
+		return fmt.Errorf("size of %s: %w", d.ballast(), err)
+	}
+	free, err := d.free()
+	if err != nil || free <= left {
+		return err
+	}
+	return unix.Fallocate(fd, 0, 0, s.Size+free-left)
 }
 
 // Drain gives the space back.
