@@ -12,6 +12,8 @@ import (
 
 	"github.com/spf13/pflag"
 	"github.com/spf13/viper"
+
+	"txmesh/interceptor/proxy"
 )
 
 // Config is what a sidecar is made of. Addresses are host:port; an empty Outbound means no forward proxy.
@@ -50,6 +52,7 @@ type Config struct {
 	LogLevel  string
 	LogFormat string
 
+	Limits         proxy.Limits // of the data path, but for Conns
 	MaxBody        int
 	MaxConnections int
 	MaxOpen        int
@@ -227,7 +230,7 @@ func (p *problems) values(v *viper.Viper) Config {
 		RetryMax: p.duration("dtm-retry-max", one("dtm-retry-max")), RequestTimeout: p.duration("dtm-request-timeout", one("dtm-request-timeout")),
 		ResumeAfter: p.duration("dtm-resume-after", one("dtm-resume-after")), AlertURL: p.url("dtm-alert-url", one("dtm-alert-url")),
 		AlertAfter: p.number("dtm-alert-after", one("dtm-alert-after"))}
-	c.Identity = p.identity(one)
+	c.Limits, c.Identity = p.limits(one), p.identity(one)
 	for _, a := range p.list1("control-plane", v.Get("control-plane")) {
 		c.ControlPlane = append(c.ControlPlane, p.address("control-plane", a, true))
 	}

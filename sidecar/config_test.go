@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"txmesh/interceptor/proxy"
 )
 
 var rewrite = flag.Bool("rewrite", false, "write what the tests expect")
@@ -79,6 +81,9 @@ func TestExampleInTheReferenceLoads(t *testing.T) {
 		Upstreams: []Upstream{
 			{Service: "bank/accounts", Listen: "127.0.0.1:9001", To: []string{"accounts:15806"}, Host: "accounts.bank"},
 			{Service: "bank/savings", Listen: "127.0.0.1:9002", To: []string{"savings:15806"}}},
+		Limits: proxy.Limits{HeaderBytes: 32 << 10, HeaderFields: 256, HeaderTime: 10 * time.Second, BufferTime: 30 * time.Second, BodyIdle: 5 * time.Minute,
+			WriteIdle: time.Minute, Idle: 2 * time.Minute, EndpointIdle: 30 * time.Second, EndpointKept: 256, DialTime: 5 * time.Second,
+			Streams: 250, EndpointConns: 8, EndpointQueue: 1024, PingAfter: 30 * time.Second},
 		LogLevel: "info", LogFormat: "json", MaxBody: 1 << 20, MaxConnections: 10000, MaxOpen: 10000, MaxBranches: 1000,
 		CallTimeout: 10 * time.Second, PeerTimeout: 5 * time.Second, CommitWait: 5 * time.Second,
 		DTM: DTM{TimeoutToFail: 35 * time.Second, RetryInterval: time.Second, RetryMax: time.Minute,
@@ -88,6 +93,34 @@ func TestExampleInTheReferenceLoads(t *testing.T) {
 		RetentionBytes: 1 << 30, MemoryLimit: 64 << 20}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("Load differs (-want +got):\n%s", diff)
+	}
+}
+
+// The defaults of the keys are those of the proxy: a key that is renamed on one side alone would lose its limit.
+func TestLimitsOfTheKeysAreThoseOfTheProxy(t *testing.T) {
+	got, err := Load([]string{"--service=a/b", "--app=127.0.0.1:1", "--max-headers-size=64KiB", "--max-headers-count=100", "--max-request-body=8MiB",
+		"--headers-timeout=1s", "--body-timeout=2s", "--body-idle-timeout=3s", "--send-timeout=4s", "--keepalive-timeout=5s", "--request-timeout=6s",
+		"--connect-timeout=7s", "--upstream-keepalive=8", "--upstream-keepalive-timeout=9s", "--http2-max-streams=10", "--http2-upstream-connections=11",
+		"--http2-upstream-queue=12", "--http2-ping-after=13s"}, nil, noHelp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := proxy.Limits{HeaderBytes: 64 << 10, HeaderFields: 100, BodyBytes: 8 << 20, HeaderTime: time.Second, BufferTime: 2 * time.Second,
+		BodyIdle: 3 * time.Second, WriteIdle: 4 * time.Second, Idle: 5 * time.Second, Exchange: 6 * time.Second, DialTime: 7 * time.Second,
+		EndpointKept: 8, EndpointIdle: 9 * time.Second,
+		Streams: 10, EndpointConns: 11, EndpointQueue: 12, PingAfter: 13 * time.Second}
+	if diff := cmp.Diff(want, got.Limits); diff != "" {
+		t.Errorf("limits differ (-want +got):\n%s", diff)
+	}
+	_, err = Load([]string{"--service=a/b", "--app=127.0.0.1:1", "--max-headers-size=10", "--max-headers-count=none", "--max-request-body=much",
+		"--send-timeout=0s", "--request-timeout=-1s"}, nil, noHelp)
+	const wrong = `config: max-headers-size: "10": is not between 1KiB and 1MiB; write for example 32KiB; large values belong into the body
+config: max-headers-count: "none": is not a positive number; write for example 1000
+config: max-request-body: "much": is not a size; write for example 512KiB, 4MiB or 1GiB, or off
+config: send-timeout: "0s": is not a positive duration; write for example 500ms, 30s or 24h
+config: request-timeout: "-1s": is not a positive duration; write for example 500ms, 30s or 24h, or off`
+	if err == nil || err.Error() != wrong {
+		t.Errorf("Load = %v, want\n%s", err, wrong)
 	}
 }
 

@@ -49,16 +49,16 @@ func (s *Sidecar) openDTM(p *ports) error {
 	var err error
 	if s.cfg.DTM.HTTP != "" {
 		srv := &fasthttp.Server{Handler: s.dtm.Handler(), ErrorHandler: s.dtm.Unreadable, Name: "txmesh", MaxRequestBodySize: s.cfg.MaxBody,
-			ReadTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, NoDefaultServerHeader: true, DisablePreParseMultipartForm: true,
+			ReadTimeout: serverReadTime, IdleTimeout: serverIdle, NoDefaultServerHeader: true, DisablePreParseMultipartForm: true,
 			Logger: silent{}, CloseOnShutdown: true}
-		serve := func(l net.Listener) error { return srv.Serve(limit(l, s.cfg.MaxConnections)) }
+		serve := func(l net.Listener) error { return srv.Serve(s.capped(crowded)(l)) }
 		if p.dtm, err = p.open("dtm", s.cfg.DTM.HTTP, serve, srv.ShutdownWithContext); err != nil {
 			return err
 		}
 	}
 	if s.cfg.DTM.GRPC != "" {
 		srv := s.dtm.GRPC()
-		serve := func(l net.Listener) error { return srv.Serve(limit(l, s.cfg.MaxConnections)) }
+		serve := func(l net.Listener) error { return srv.Serve(s.capped("")(l)) }
 		stop := func(ctx context.Context) error {
 			defer context.AfterFunc(ctx, srv.Stop)()
 			srv.GracefulStop()

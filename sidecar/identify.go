@@ -198,6 +198,9 @@ func (s *Sidecar) securedServices(l net.Listener) net.Listener {
 // dialService opens a connection to a service: over TLS where its sidecar takes that.
 func (s *Sidecar) dialService(ctx context.Context, network, address string) (net.Conn, error) {
 	conn, err := new(net.Dialer).DialContext(ctx, network, address)
+	if err == nil {
+		conn, err = s.elsewhere(conn)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -207,6 +210,9 @@ func (s *Sidecar) dialService(ctx context.Context, network, address string) (net
 // dialHTTP2 is dialService for a connection that will speak HTTP/2: TLS is told so.
 func (s *Sidecar) dialHTTP2(ctx context.Context, network, address string) (net.Conn, error) {
 	conn, err := new(net.Dialer).DialContext(ctx, network, address)
+	if err == nil {
+		conn, err = s.elsewhere(conn)
+	}
 	if err != nil || !s.cfg.Identity.TLS() || !s.directory.TLSAt(address) {
 		return conn, err
 	}

@@ -2,6 +2,7 @@ package sidecar
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -14,6 +15,8 @@ const (
 	addresses
 	duration
 	size
+	sizeOrOff
+	durationOrOff
 	number
 	boolean
 	word
@@ -34,7 +37,7 @@ type key struct {
 
 // keys is the table of all that can be configured. docs/reference/config.md and --help are printed from it.
 func keys() []key {
-	return append([]key{
+	return slices.Concat([]key{
 		{name: "service", kind: text, doc: "name of the service beside this sidecar, as namespace/name; without namespace it is in `default`. Required with an application"},
 		{name: "app", kind: address, doc: "host:port of the application. Required, unless `dtm` or `dtm-grpc` is set: then, without it, the sidecar stands alone and opens neither inbound, outbound nor upstream ports"},
 		{name: "inbound", kind: address, def: "127.0.0.1:15806", doc: "where requests for the application arrive; port 0 picks one and the ready line tells it"},
@@ -70,7 +73,7 @@ func keys() []key {
 		{name: "log-level", kind: word, def: "info", words: []string{"debug", "info", "warn", "error"}, doc: "least level that is logged"},
 		{name: "log-format", kind: word, def: "json", words: []string{"json", "text"}, doc: "form of the log on standard error"},
 		{name: "max-body", kind: size, def: "1MiB", doc: "largest body that is buffered where a rule reads it"},
-		{name: "max-connections", kind: number, def: "10000", doc: "connections per port; more wait in the queue of the kernel"},
+		{name: "max-connections", kind: number, def: "10000", doc: "connections at a time to each port; more are answered 503 and closed"},
 		{name: "max-open", kind: number, def: "10000", doc: "open transactions of this sidecar; more are refused"},
 		{name: "max-branches", kind: number, def: "1000", doc: "branches of one transaction; more are refused"},
 		{name: "call-timeout", kind: duration, def: "10s", doc: "longest time that an undo, confirm, query or delivery may take"},
@@ -81,7 +84,7 @@ func keys() []key {
 		{name: "retention", kind: duration, def: "24h", doc: "how long finished transactions are kept"},
 		{name: "retention-bytes", kind: size, def: "1GiB", doc: "size of the journal above which the oldest finished transactions go earlier"},
 		{name: "memory-limit", kind: size, def: "64MiB", doc: "soft limit of the heap: the garbage collector works harder near it (GOMEMLIMIT, if set, wins)"},
-	}, identityKeys()...)
+	}, limitKeys(), identityKeys())
 }
 
 // env is the name of the key's variable.
@@ -112,6 +115,10 @@ func (k key) form() string {
 		return "duration"
 	case size:
 		return "size"
+	case sizeOrOff:
+		return "size|off"
+	case durationOrOff:
+		return "duration|off"
 	case number:
 		return "number"
 	case boolean:

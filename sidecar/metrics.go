@@ -13,6 +13,7 @@ import (
 	"github.com/uber-go/tally/v4"
 	tallyprom "github.com/uber-go/tally/v4/prometheus"
 
+	"txmesh/interceptor/proxy"
 	"txmesh/policies"
 	"txmesh/sidecar/identity"
 	"txmesh/sidecar/xds"
@@ -49,6 +50,7 @@ func metricTable() []metric {
 		{"txmesh_append_errors_total", "counter", nil, "appends that failed"},
 		{"txmesh_append_seconds", "histogram", []string{"sync"}, "their durations, with and without sync"},
 		{"txmesh_requests_total", "counter", []string{"direction", "tagged"}, "requests that passed the Gate, by whether they belong to a transaction or were answered by the Gate"},
+		{"txmesh_refused_total", "counter", []string{"code"}, "requests, connections and exchanges that a port of the data path ended by itself, by the code of the error; TXM0210 counts the other ports as well. See docs/guide/hardening.md"},
 		{"txmesh_context_lost_total", "counter", nil, "calls that a rule names and that had no context while transactions were in flight"},
 		{"txmesh_context_ambiguous_total", "counter", nil, "calls that could belong to more than one transaction"},
 		{"txmesh_context_forged_total", "counter", nil, "contexts without a valid signature"},
@@ -110,6 +112,7 @@ type metrics struct {
 	shadowed, reloads, reloadErrors   tally.Counter
 	adopted, fenced                   tally.Counter
 	verdicts, refused, xdsNacks       map[string]tally.Counter
+	refusedCodes                      map[string]tally.Counter
 	xdsConnected, xdsStale            tally.Gauge
 	xdsLastAck                        map[string]tally.Gauge
 
@@ -140,7 +143,7 @@ func newMetrics(version string) *metrics {
 		adopted:      scope.Counter("journals_adopted_total"), fenced: scope.Counter("journals_fenced_total"),
 		xdsConnected: scope.Gauge("xds_connected"), xdsStale: scope.Gauge("xds_stale"),
 		xdsLastAck: map[string]tally.Gauge{}, xdsNacks: map[string]tally.Counter{},
-		verdicts: map[string]tally.Counter{}, refused: map[string]tally.Counter{},
+		verdicts: map[string]tally.Counter{}, refused: map[string]tally.Counter{}, refusedCodes: map[string]tally.Counter{},
 		denials:     map[policies.Act]map[string]tally.Counter{},
 		certificate: scope.Gauge("certificate_seconds"), tlsRefused: map[identity.By]map[identity.Reason]tally.Counter{},
 		begun: map[txn.Mode]tally.Counter{}, ended: map[txn.Mode][ends]tally.Counter{}}
@@ -190,6 +193,9 @@ func (m *metrics) tagged() {
 	for _, kind := range xds.Kinds() {
 		m.xdsLastAck[kind] = tag("type", kind).Gauge("xds_last_ack_seconds")
 		m.xdsNacks[kind] = tag("type", kind).Counter("xds_nacks_total")
+	}
+	for _, c := range proxy.Codes() {
+		m.refusedCodes[c.Code] = tag("code", c.Code).Counter("refused_total")
 	}
 	for _, c := range []string{"unsigned", "large", "forged", "stale", "replayed"} {
 		m.refused[c] = tag("cause", c).Counter("peer_refused_total")
@@ -262,6 +268,13 @@ func (m *metrics) onVerdict(v string) {
 
 func (m *metrics) onRefused(cause string) {
 	if c, ok := m.refused[cause]; ok {
+		c.Inc(1)
+	}
+}
+
+// onRefusedCode counts by the code of an error of the data path.
+func (m *metrics) onRefusedCode(code string) {
+	if c, ok := m.refusedCodes[code]; ok {
 		c.Inc(1)
 	}
 }

@@ -87,21 +87,23 @@ func (s *Sidecar) bindAll(p *ports) error {
 		}
 	}
 	var err error
-	p.api, err = p.openServer("api", s.cfg.API, s.admin, s.cfg.MaxConnections, s.secured(identity.Optional))
+	p.api, err = p.openServer("api", s.cfg.API, s.admin, s.capped(crowded), s.secured(identity.Optional))
 	return err
 }
 
 // bindPeer opens the port for other sidecars: before all others where a lease tells them its address.
 func (s *Sidecar) bindPeer() error {
 	var err error
-	s.ports.peer, err = s.ports.openServer("peer", s.cfg.Peer, s.peers, s.cfg.MaxConnections, s.securedPeers)
+	s.ports.peer, err = s.ports.openServer("peer", s.cfg.Peer, s.peers, s.capped(s.crowdedPeer()), s.securedPeers)
 	return err
 }
 
 // openProxies opens the ports of the data path.
 func (s *Sidecar) openProxies(p *ports) error {
-	opt := proxy.Options{Gate: counted{s.gate, s.metrics}, Log: s.log, Traffic: s.traffic, Limits: proxy.Limits{Conns: s.cfg.MaxConnections}}
+	opt := proxy.Options{Gate: counted{s.gate, s.metrics}, Log: s.log, Traffic: s.traffic, Limits: s.cfg.Limits, Refused: s.metrics.onRefusedCode}
+	opt.Limits.Conns = s.cfg.MaxConnections
 	gated := opt
+	gated.Dial = s.dialApp
 	gated.Trusted = trusts(s.cfg.TrustedGateways)
 	in, err := proxy.NewInbound(gated, s.cfg.Service, s.cfg.App)
 	if err != nil {
@@ -141,15 +143,15 @@ func (s *Sidecar) openProxies(p *ports) error {
 	return nil
 }
 
-func (p *ports) openServer(name, address string, h http.Handler, conns int, over func(net.Listener) net.Listener) (net.Listener, error) {
+func (p *ports) openServer(name, address string, h http.Handler, capped, over func(net.Listener) net.Listener) (net.Listener, error) {
 	srv := server(h)
-	return p.open(name, address, func(l net.Listener) error { return srv.Serve(over(limit(l, conns))) }, srv.Shutdown)
+	return p.open(name, address, func(l net.Listener) error { return srv.Serve(over(capped(l))) }, srv.Shutdown)
 }
 
 // server has no write time-out: commits wait, profiles run for long.
 func server(h http.Handler) *http.Server {
-	return &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second,
-		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10, ConnContext: identity.WithConn}
+	return &http.Server{Handler: h, ReadHeaderTimeout: serverHeaderTime, ReadTimeout: serverReadTime,
+		IdleTimeout: serverIdle, MaxHeaderBytes: serverHeaders, ConnContext: identity.WithConn}
 }
 
 func (p *ports) open(name, address string, serve func(net.Listener) error, shutdown func(context.Context) error) (net.Listener, error) {

@@ -11,8 +11,8 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"slices"
+	"sync"
 	"syscall"
 
 	"txmesh/sidecar"
@@ -49,31 +49,15 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
+	running, end := context.WithCancel(ctx)
+	var loops sync.WaitGroup
+	defer loops.Wait()
+	defer end()
+	loops.Go(func() { giveBack(running) })
 	return s.Run(ctx, func(a sidecar.Addresses) {
 		// Whoever started this process and does not read its output has chosen fixed ports.
 		_ = json.NewEncoder(stdout).Encode(a)
 	})
-}
-
-// How much garbage may gather beside what lives, in percent. Beside an application a small heap is worth some work of
-// the collector; a server of its own may use its memory-limit. GOGC, if set, wins.
-const (
-	gcPercentBeside = 50
-	gcPercentAlone  = 400
-)
-
-func limitMemory(cfg sidecar.Config) {
-	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(cfg.MemoryLimit)
-	}
-	if os.Getenv("GOGC") != "" {
-		return
-	}
-	if cfg.Alone() {
-		debug.SetGCPercent(gcPercentAlone)
-		return
-	}
-	debug.SetGCPercent(gcPercentBeside)
 }
 
 func logger(cfg sidecar.Config, w io.Writer) *slog.Logger {

@@ -125,7 +125,7 @@ func (s *session) again(why policies.RetryOn) bool {
 	}
 	s.breakUp()
 	s.uploaded.Store(false)
-	s.finishing.Store(false)
+	s.finishing.Store(0)
 	s.res.reset()
 	return true
 }

@@ -18,6 +18,7 @@ var (
 	errChunkEnd   = errors.New("chunk does not end in CRLF where its size says")
 	errChunkByte  = errors.New("control character or bare line end in a chunk extension")
 	errBadTrailer = errors.New("malformed trailer")
+	errForbidden  = errors.New("trailer that would frame or route the message")
 )
 
 type chunkState uint8
@@ -44,7 +45,12 @@ type chunks struct {
 	left   int64 // of the chunk
 	digits int   // of its size
 	line   int   // bytes of the size line, or of all trailers
+	name   [nameMax]byte
+	named  int // bytes of the trailer's name; more than nameMax: none of those that are looked for
 }
+
+// nameMax is the length of transfer-encoding, the longest name that no trailer may have.
+const nameMax = 17
 
 // next looks at the run of bytes at the start of p that is either all data or all framing, and says which.
 func (c *chunks) next(p []byte) (n int, data bool, err error) {
@@ -154,8 +160,11 @@ func (c *chunks) trailer(b byte) error {
 	case c.state == trailerStart && b == '\r':
 		c.state = trailersLF
 	case (c.state == trailerStart || c.state == trailerName) && isTokenByte(b):
-		c.state = trailerName
+		c.spell(b)
 	case c.state == trailerName && b == ':':
+		if c.forbidden() {
+			return errForbidden
+		}
 		c.state = trailerValue
 	case c.state == trailerValue && b == '\r':
 		c.state = trailerLF
@@ -168,6 +177,30 @@ func (c *chunks) trailer(b byte) error {
 		return errBadTrailer
 	}
 	return nil
+}
+
+// spell takes one byte of a trailer's name.
+func (c *chunks) spell(b byte) {
+	if c.state == trailerStart {
+		c.state, c.named = trailerName, 0
+	}
+	if c.named < nameMax {
+		c.name[c.named] = b
+	}
+	c.named++
+}
+
+// forbidden reports whether a reader who takes trailers for header fields would read another message (RFC 9110, 6.5.1).
+func (c *chunks) forbidden() bool {
+	if c.named > nameMax {
+		return false
+	}
+	switch nameOf(c.name[:c.named]) {
+	case contentLengthName, transferEncodingName, hostName:
+		return true
+	default:
+		return false
+	}
 }
 
 func unhex(b byte) (byte, bool) {

@@ -29,6 +29,9 @@ const (
 	faultScheme
 	faultConnect
 	faultMalformed2
+	faultLoop
+	faultStalled
+	faultBodyTime
 	faultUnreachable
 	faultBroken
 	faultAnswer
@@ -75,6 +78,12 @@ func Codes() []Code {
 		faultConnect: {"TXM0213", "CONNECT not served here", 405, "send CONNECT to the forward proxy port"},
 		faultMalformed2: {h2.CodeMalformed, "malformed HTTP/2 message", 400,
 			"send fields and DATA as RFC 9113 has them: lower-case names, one value for each pseudo-field, as many bytes as content-length says"},
+		faultLoop: {"TXM0215", "endpoint is this sidecar itself", 508,
+			"call the service by its own address; a port of this sidecar that forwards would send the request round for ever"},
+		faultStalled: {"TXM0216", "client takes nothing of the answer", 499,
+			"read the answer as it comes, or raise the time limit for taking it; the effect of the request is unknown"},
+		faultBodyTime: {"TXM0217", "request body came too slowly", 408,
+			"send the body without long pauses, or raise the time limit for reading it"},
 		faultUnreachable: {"TXM0220", "endpoint unreachable", 503,
 			"nothing was sent, so the request may be repeated; check that the endpoint listens"},
 		faultBroken: {"TXM0221", "endpoint broke off", 502,

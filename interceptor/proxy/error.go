@@ -12,6 +12,12 @@ import (
 // errClientGone ends an exchange whose client closed its connection before the answer was complete.
 var errClientGone = errors.New("client closed the connection before the answer was complete")
 
+// ErrLoop is returned by Options.Dial for an endpoint that is a port of this process which would forward to itself.
+var ErrLoop = errors.New("the endpoint is a forwarding port of this sidecar")
+
+// errStalled ends a write of which the other side takes nothing.
+var errStalled = errors.New("the other side takes nothing")
+
 // errStreamed is returned by Response.Body when the body has already gone to the client.
 var errStreamed = errors.New("body was streamed: only a ticket with Hold can read it")
 
@@ -20,6 +26,7 @@ type Error struct {
 	Endpoint string // host:port; empty: the client is to blame
 	fault    fault
 	sent     bool
+	counted  bool
 	detail   string
 	cause    error
 }

@@ -15,7 +15,7 @@ func (s *session) send(endpoint string) *Error {
 		return err
 	}
 	if wire := s.req.wire; len(wire) > joinedMax {
-		if _, err := s.up.conn.Write(wire); err != nil && !s.mayAnswer(err) {
+		if err := s.pour(s.up, wire); err != nil && !s.mayAnswer(err) {
 			return s.broken(err)
 		}
 	}
@@ -73,7 +73,7 @@ func (s *session) open(endpoint string, fresh bool) *Error {
 	for ; ; fresh = true {
 		u, err := s.srv.pool.get(ctx, endpoint, fresh, s.lease.Connect())
 		if err != nil {
-			return &Error{Endpoint: endpoint, fault: faultUnreachable, cause: err}
+			return unreachable(endpoint, err)
 		}
 		u.idle = s.lease.Idle()
 		s.live.Store(u)
@@ -100,6 +100,13 @@ func (s *session) open(endpoint string, fresh bool) *Error {
 	}
 }
 
+func unreachable(endpoint string, err error) *Error {
+	if errors.Is(err, ErrLoop) {
+		return &Error{Endpoint: endpoint, fault: faultLoop}
+	}
+	return &Error{Endpoint: endpoint, fault: faultUnreachable, cause: err}
+}
+
 // await reads heads until the final one; interim ones go to the client.
 func (s *session) await() *Error {
 	for {
@@ -122,7 +129,7 @@ func (s *session) await() *Error {
 			s.whole = false
 			s.out = append(s.res.head.appendTo(s.out[:0]), '\r', '\n')
 			if s.write(s.out); s.lost && !s.outlive {
-				return gone(errClientGone)
+				return s.gone()
 			}
 		}
 	}
@@ -176,14 +183,14 @@ func (s *session) badRequest(err error) *Error {
 	case isChunkError(err):
 		return &Error{fault: faultBody, cause: err}
 	case isTimeout(err):
-		return &Error{fault: faultHeaderTime, detail: "body"}
+		return &Error{fault: faultBodyTime}
 	}
 	return &Error{fault: faultClientGone, cause: errors.Join(errClientGone, err)}
 }
 
 func isChunkError(err error) bool {
 	return errors.Is(err, errChunkSize) || errors.Is(err, errChunkLong) || errors.Is(err, errChunkEnd) ||
-		errors.Is(err, errChunkByte) || errors.Is(err, errBadTrailer)
+		errors.Is(err, errChunkByte) || errors.Is(err, errBadTrailer) || errors.Is(err, errForbidden)
 }
 
 // relay sends the response to the client, as it comes.
@@ -205,8 +212,8 @@ func (s *session) relay() bool {
 		s.out = append(s.out, s.res.wire...)
 	}
 	if s.ticket != nil && !s.deadline.IsZero() {
-		writeUntil(s.conn, s.deadline)
-		defer writeUntil(s.conn, time.Time{})
+		s.to.until(s.deadline)
+		defer s.to.until(time.Time{})
 	}
 	if err := s.copyBody(unchunk); err != nil {
 		return s.breakResponse(err)
@@ -234,7 +241,7 @@ func (s *session) copyBody(unchunk bool) *Error {
 			return nil
 		}
 		if s.lost && !s.outlive {
-			return gone(errClientGone)
+			return s.gone()
 		}
 		in.widen(largeBuffer)
 		if err := s.fillUp(); err != nil {
@@ -261,9 +268,9 @@ func (s *session) breakResponse(err *Error) bool {
 	s.srv.opts.Log.Debug("response broke off", "endpoint", err.Endpoint, "code", err.Code())
 	closing := s.res.body.framing == untilClose || s.req.head.minor == 0
 	s.drop()
-	s.after(err)
-	if reset, ok := s.conn.(interface{ SetLinger(sec int) error }); ok && closing {
-		_ = reset.SetLinger(0) // the close that follows is all that can be done
+	s.after(s.srv.count(err))
+	if closing {
+		s.reset()
 	}
 	return false
 }
@@ -281,7 +288,6 @@ func (s *session) finish(keep bool) bool {
 // giveBack keeps the connection to the upstream, if both sides are at the end of their message.
 func (s *session) giveBack() {
 	ends := s.res.head.close || s.req.head.minor == 0
-	limited := s.uploading != nil
 	s.stopUpload(ends)
 	u := s.up
 	s.up = nil
@@ -289,7 +295,7 @@ func (s *session) giveBack() {
 	if ends || !s.uploaded.Load() || s.cause.Load() != nil {
 		u.discard()
 	} else {
-		if limited || !s.deadline.IsZero() {
+		if s.bounded || !s.deadline.IsZero() {
 			writeUntil(u.conn, time.Time{})
 		}
 		s.srv.pool.put(u)

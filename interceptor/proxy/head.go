@@ -169,6 +169,9 @@ func (h *head) get(name string) []byte {
 
 // set gives the first field of that name a new value and takes the others out.
 func (h *head) set(name, value string) {
+	if !isToken(name) {
+		return // it would end the line, or be read as another name
+	}
 	i := h.find(name, 0)
 	if i < 0 {
 		h.fields = append(h.fields, field{})

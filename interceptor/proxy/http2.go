@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/net/http2/hpack"
 
@@ -57,6 +58,7 @@ func explain(f h2.Failure) (error, *interceptor.Answer) {
 
 // serveHTTP2 hands the connection over, with the bytes that were read from it.
 func (s *session) serveHTTP2(up *h2.Upgrade) {
+	writeUntil(s.conn, time.Time{}) // it sets its own
 	c := s.srv.h2.NewConn(s.conn, s.in.buffered(), h2.Client{Trusted: s.trusted, Caller: s.caller()}, up)
 	s.in.release()
 	s.idle.Store(false)

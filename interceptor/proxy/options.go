@@ -31,9 +31,10 @@ type Options struct {
 	Traffic *traffic.Clusters
 	// Trusted says which senders may begin transactions by tx-start; nil: none. It sets Port.Trusted.
 	Trusted func(remote net.Addr) bool
-	// Refused counts what was refused over HTTP/2, by its code; nil: nobody does.
+	// Refused is told the code of each error of the table in Codes as it happens; nil: nobody. It must not block.
 	Refused func(code string)
-	// Dial opens connections to endpoints; nil: TCP. It must keep to the context's deadline.
+	// Dial opens connections to endpoints; nil: TCP. It must keep to the context's deadline. ErrLoop says that the
+	// endpoint is this process.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// DialHTTP2 is Dial for connections that will speak HTTP/2; nil: Dial.
 	DialHTTP2 func(ctx context.Context, network, address string) (net.Conn, error)
@@ -47,6 +48,8 @@ type Limits struct {
 	Conns        int           // from clients, at a time; 10000
 	HeaderTime   time.Duration // from the first byte of a request head to its last; 10 s
 	BufferTime   time.Duration // of a read of the Gate from a request body; of a body whose answer is complete; 30 s
+	BodyIdle     time.Duration // of silence within a request body that streams; 5 min
+	WriteIdle    time.Duration // of a peer that takes nothing of what is written to it; looked at once in that time; 1 min
 	Idle         time.Duration // of a client connection between requests; 2 min
 	EndpointIdle time.Duration // of a kept connection to an endpoint; 30 s
 	EndpointKept int           // idle connections per endpoint; 256
@@ -69,6 +72,8 @@ func (o Options) checked() (Options, error) {
 		bound("EndpointKept", &l.EndpointKept, 256),
 		bound("HeaderTime", &l.HeaderTime, 10*time.Second),
 		bound("BufferTime", &l.BufferTime, 30*time.Second),
+		bound("BodyIdle", &l.BodyIdle, 5*time.Minute),
+		bound("WriteIdle", &l.WriteIdle, time.Minute),
 		bound("Idle", &l.Idle, 2*time.Minute),
 		bound("EndpointIdle", &l.EndpointIdle, 30*time.Second),
 		bound("DialTime", &l.DialTime, 5*time.Second),
@@ -90,6 +95,9 @@ func (o Options) checked() (Options, error) {
 	}
 	if o.DialHTTP2 == nil {
 		o.DialHTTP2 = o.Dial
+	}
+	if o.Refused == nil {
+		o.Refused = func(string) {}
 	}
 	return o, errors.Join(errs...)
 }

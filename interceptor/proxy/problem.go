@@ -60,6 +60,9 @@ func appendAnswer(dst []byte, a *interceptor.Answer, head, closing bool) []byte 
 			continue // the length of Body decides
 		default:
 		}
+		if !isToken(h[0]) {
+			continue // it would end the line, or be read as another name
+		}
 		dst = append(dst, h[0]...)
 		dst = append(dst, ':', ' ')
 		dst = appendClean(dst, h[1])

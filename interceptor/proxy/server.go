@@ -20,6 +20,9 @@ const acceptRest = time.Second
 // killRest is how long Shutdown waits for exchanges that it has cut.
 const killRest = 5 * time.Second
 
+// toldMax bounds how many clients at a time are told that there are too many. More are closed without a word.
+const toldMax = 256
+
 // target is where a request goes: to a destination whose endpoint is still to be chosen, or to port.Endpoint itself.
 type target struct {
 	port    interceptor.Port
@@ -47,6 +50,7 @@ type server struct {
 	draining atomic.Bool
 	killed   atomic.Bool
 	turning  sync.WaitGroup // clients being told that there are too many; each takes lingerTime at most
+	told     atomic.Int32   // how many they are
 
 	mu        sync.Mutex // guards the rest
 	listeners map[net.Listener]struct{}
@@ -116,10 +120,19 @@ func (s *server) admit(conn net.Conn) {
 	}
 	s.mu.Unlock()
 	if full {
-		go ss.turnAway()
+		go ss.turnAway(s.told.Add(1) > toldMax)
 		return
 	}
 	go ss.serve()
+}
+
+// count tells of an error once, whoever is told of it besides. It is the only place that does.
+func (s *server) count(err *Error) *Error {
+	if !err.counted {
+		err.counted = true
+		s.opts.Refused(err.Code())
+	}
+	return err
 }
 
 // leave forgets a session that has ended.

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"net"
 	"sync/atomic"
 	"time"
@@ -24,6 +25,7 @@ type session struct {
 	srv  *server
 	conn net.Conn
 	in   reader
+	to   taker
 	out  []byte // the next bytes to the client, or the request on its way out
 
 	trusted bool // Port.Trusted
@@ -38,10 +40,12 @@ type session struct {
 	lost     bool          // the client takes no more
 	lease    traffic.Lease // of the endpoint, until its connection is given up
 	whole    bool          // out and req.wire still hold all of the request
+	stalled  *Error        // why, if it only stopped to read
 
 	uploading chan struct{} // closed when the uploader has ended; nil: there is none
 	uploaded  atomic.Bool   // the whole request body was sent
-	finishing atomic.Bool   // the uploader shall end after the body
+	finishing atomic.Int64  // the uploader shall end after the body, and by then (Unix, ns); 0: not yet
+	bounded   bool          // up.conn may have a deadline of writes
 	cause     atomic.Pointer[Error]
 
 	idle atomic.Bool              // between requests: may be closed at any time
@@ -50,7 +54,7 @@ type session struct {
 }
 
 func newSession(srv *server, conn net.Conn) *session {
-	s := &session{srv: srv, conn: conn, in: reader{conn: conn, pool: srv.bufs}}
+	s := &session{srv: srv, conn: conn, in: reader{conn: conn, pool: srv.bufs}, to: newTaker(conn, srv.opts.Limits.WriteIdle)}
 	s.req.src, s.req.fill, s.req.tunes = &s.in, s.fillSlowly, s.welcomeBody
 	s.res.fill = s.fillUp
 	s.trusted = srv.opts.Trusted != nil && srv.opts.Trusted(conn.RemoteAddr())
@@ -150,9 +154,9 @@ func (s *session) begin() {
 	s.res.reset()
 	s.res.streamed = false
 	s.ticket, s.outlive, s.deadline = nil, false, time.Time{}
-	s.up, s.lost, s.whole = nil, false, false
+	s.up, s.lost, s.stalled, s.bounded, s.whole = nil, false, nil, false, false
 	s.uploaded.Store(false)
-	s.finishing.Store(false)
+	s.finishing.Store(0)
 	s.cause.Store(nil)
 	if cap(s.out) > keptMax {
 		s.out = nil
@@ -170,7 +174,7 @@ func (s *session) exchange(end int) bool {
 	}
 	t, err := s.srv.router.route(&s.req)
 	if err != nil {
-		return s.reply(err.answer())
+		return s.reply(s.srv.count(err).answer())
 	}
 	if string(s.req.head.method) == "CONNECT" {
 		return s.connect(t)
@@ -183,7 +187,7 @@ func (s *session) exchange(end int) bool {
 	late := s.mayBeOp(&t)
 	if !late {
 		if err := s.choose(&t, false); err != nil {
-			return s.reply(err.answer())
+			return s.reply(s.srv.count(err).answer())
 		}
 	}
 	var v interceptor.Verdict
@@ -282,7 +286,7 @@ func (s *session) after(err *Error) *interceptor.Answer {
 // fail ends an exchange of which the client has not seen a response yet.
 func (s *session) fail(err *Error) bool {
 	s.drop()
-	a := s.after(err)
+	a := s.after(s.srv.count(err))
 	if s.lost || err.fault == faultClientGone {
 		return false
 	}
@@ -314,7 +318,7 @@ func (s *session) breakUp() {
 
 // refuse answers a request that cannot be read on, and closes.
 func (s *session) refuse(err *Error) {
-	s.out = appendAnswer(s.out[:0], err.answer(), string(s.req.head.method) == "HEAD", true)
+	s.out = appendAnswer(s.out[:0], s.srv.count(err).answer(), string(s.req.head.method) == "HEAD", true)
 	s.write(s.out)
 	s.linger()
 }
@@ -341,8 +345,29 @@ func (s *session) write(p []byte) {
 	if s.lost || len(p) == 0 {
 		return
 	}
-	if _, err := s.conn.Write(p); err != nil {
-		s.lost = true
+	err := s.to.write(p)
+	if err == nil {
+		return
+	}
+	s.lost = true
+	if errors.Is(err, errStalled) {
+		s.stalled = s.srv.count(&Error{fault: faultStalled, sent: true})
+		s.reset()
+	}
+}
+
+// gone is why the client takes no more.
+func (s *session) gone() *Error {
+	if s.stalled != nil {
+		return s.stalled
+	}
+	return gone(errClientGone)
+}
+
+// reset lets the close that follows throw away what the client has not taken.
+func (s *session) reset() {
+	if reset, ok := s.conn.(interface{ SetLinger(sec int) error }); ok {
+		_ = reset.SetLinger(0) // the close is all that can be done
 	}
 }
 
@@ -362,9 +387,15 @@ func (s *session) linger() {
 }
 
 // turnAway tells a client that there are too many.
-func (s *session) turnAway() {
+func (s *session) turnAway(silently bool) {
 	defer s.srv.turning.Done()
-	s.refuse(refuse(faultConns, ""))
+	defer s.srv.told.Add(-1)
+	if silently {
+		s.srv.count(refuse(faultConns, ""))
+		s.reset()
+	} else {
+		s.refuse(refuse(faultConns, ""))
+	}
 	s.conn.Close() // nothing more is expected of it
 	s.in.release()
 }

@@ -13,6 +13,15 @@ func isTokenByte(b byte) bool {
 	return false
 }
 
+func isToken(s string) bool {
+	for i := range len(s) {
+		if !isTokenByte(s[i]) {
+			return false
+		}
+	}
+	return s != ""
+}
+
 // isValueByte is what a field value may hold: visible characters, space, tab and bytes above ASCII.
 func isValueByte(b byte) bool { return b >= ' ' && b != 0x7f || b == '\t' }
 

@@ -27,11 +27,11 @@ func (s *session) switchProtocols() bool {
 // connect opens a blind tunnel: nothing in it is seen by the Gate.
 func (s *session) connect(t target) bool {
 	if !s.req.body.done {
-		return s.reply(refuse(faultBody, "CONNECT with a body").answer())
+		return s.reply(s.srv.count(refuse(faultBody, "CONNECT with a body")).answer())
 	}
 	s.out = s.out[:0]
 	if err := s.choose(&t, false); err != nil {
-		return s.reply(err.answer())
+		return s.reply(s.srv.count(err).answer())
 	}
 	for endpoint := t.port.Endpoint; ; endpoint = s.lease.Endpoint() {
 		err := s.open(endpoint, true)
@@ -40,7 +40,7 @@ func (s *session) connect(t target) bool {
 			break
 		}
 		if !s.again(why) {
-			return s.reply(err.answer())
+			return s.reply(s.srv.count(err).answer())
 		}
 	}
 	s.write([]byte("HTTP/1.1 200 Connection Established\r\n\r\n"))
@@ -54,13 +54,13 @@ func (s *session) tunnel() {
 	s.out, s.req, s.res = nil, request{}, response{} // a tunnel may last for days
 	readUntil(s.conn, time.Time{})
 	readUntil(u.conn, time.Time{})
-	writeUntil(u.conn, time.Time{})
+	up := newTaker(u.conn, s.srv.opts.Limits.WriteIdle)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		pass(&s.in, u.conn)
+		s.pass(&s.in, &up, faultTime)
 	}()
-	pass(&u.in, s.conn)
+	s.pass(&u.in, &s.to, faultStalled)
 	<-done
 	s.up = nil
 	u.discard()
@@ -70,12 +70,17 @@ func (s *session) tunnel() {
 // tunnelBuffer is what a tunnel reads with while little comes: most of them are idle most of the time.
 const tunnelBuffer = 1 << 10
 
-// pass copies from one side to the other. An end becomes an end, a break a break.
-func pass(from *reader, to net.Conn) {
+// pass copies from one side to the other. An end becomes an end, a break a break; an idle tunnel may last, but not one
+// whose other side takes nothing of what waits for it: that is told as f.
+func (s *session) pass(from *reader, to *taker, f fault) {
 	for {
 		p := from.buffered()
 		if len(p) > 0 {
-			if _, err := to.Write(p); err != nil {
+			if err := to.write(p); err != nil {
+				if errors.Is(err, errStalled) {
+					s.srv.count(&Error{fault: f, sent: true})
+					passEnd(err, to.conn)
+				}
 				from.conn.Close() // the other side takes no more
 				return
 			}
@@ -89,7 +94,7 @@ func pass(from *reader, to net.Conn) {
 			from.buf = make([]byte, tunnelBuffer)
 		}
 		if err := from.fill(); err != nil {
-			passEnd(err, to)
+			passEnd(err, to.conn)
 			return
 		}
 	}

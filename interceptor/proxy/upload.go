@@ -32,6 +32,7 @@ func (s *session) welcomeBody() error {
 // startUpload starts the uploader. It streams the rest of the body, and then watches the client.
 func (s *session) startUpload() {
 	readUntil(s.conn, time.Time{})
+	s.bounded = true
 	s.uploading = make(chan struct{})
 	go s.upload(s.up)
 }
@@ -44,7 +45,8 @@ func (s *session) upload(u *upstream) {
 		}
 		s.uploaded.Store(true)
 	}
-	if !s.finishing.Load() {
+	if s.finishing.Load() == 0 {
+		s.within(s.conn.SetReadDeadline, 0)
 		s.watch(u)
 	}
 }
@@ -67,19 +69,54 @@ func (s *session) sendBody(u *upstream) bool {
 		}
 		s.in.discard(n) // now, not after the write: body and buffer must agree, whatever becomes of it
 		if n > 0 {
-			if _, err := u.conn.Write(p[:n]); err != nil {
+			if err := s.pour(u, p[:n]); err != nil {
+				if isTimeout(err) && s.finishing.Load() == 0 {
+					s.breakOff(u, &Error{Endpoint: u.endpoint, fault: faultTime, sent: true, detail: "takes nothing of the request"})
+				}
 				return false
 			}
 		}
 		if s.req.body.done {
 			return true
 		}
-		if err := s.in.fill(); err != nil {
-			if !isTimeout(err) {
-				s.breakOff(u, gone(err))
-			}
+		s.within(s.conn.SetReadDeadline, s.srv.opts.Limits.BodyIdle)
+		switch err := s.in.fill(); {
+		case err == nil:
+		case !isTimeout(err):
+			s.breakOff(u, gone(err))
+			return false
+		case s.finishing.Load() == 0:
+			s.breakOff(u, &Error{fault: faultBodyTime, sent: true})
+			return false
+		default:
 			return false
 		}
+	}
+}
+
+// pour writes to the upstream, until it takes nothing for a while.
+func (s *session) pour(u *upstream, p []byte) error {
+	s.bounded = true
+	for {
+		s.within(u.conn.SetWriteDeadline, s.srv.opts.Limits.WriteIdle)
+		n, err := u.conn.Write(p)
+		if n == 0 || !isTimeout(err) || s.finishing.Load() != 0 {
+			return err
+		}
+		p = p[n:]
+	}
+}
+
+// within sets a deadline of the uploader; 0 is none. stopUpload says first that it is finishing and then sets its own
+// deadline, so either it is seen here or it comes later than this one.
+func (s *session) within(set func(time.Time) error, d time.Duration) {
+	var t time.Time
+	if d > 0 {
+		t = time.Now().Add(d)
+	}
+	_ = set(t) // of a closed connection: Read and Write tell it too
+	if until := s.finishing.Load(); until != 0 {
+		_ = set(time.Unix(0, until)) // the same
 	}
 }
 
@@ -124,11 +161,11 @@ func (s *session) stopUpload(now bool) {
 	if s.uploading == nil {
 		return
 	}
-	s.finishing.Store(true)
 	until := past()
 	if !now && !s.uploaded.Load() {
 		until = time.Now().Add(s.srv.opts.Limits.BufferTime)
 	}
+	s.finishing.Store(until.UnixNano())
 	readUntil(s.conn, until)
 	if s.up != nil && !s.uploaded.Load() {
 		writeUntil(s.up.conn, until) // it may have answered and read no more

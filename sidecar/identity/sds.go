@@ -5,20 +5,21 @@ import (
 	"errors"
 	"fmt"
 
-	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
-	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-	secretv3 "github.com/envoyproxy/go-control-plane/envoy/service/secret/v3"
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
-	"google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/protobuf/proto"
+
+	"txmesh/sidecar/xds/envoy"
 )
 
-// secretType is the type of resources that an SDS source serves.
-const secretType = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
+// What an SDS source serves, and where.
+const (
+	secretType   = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
+	secretMethod = "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets"
+)
 
 // SDS gets certificates from whoever serves Envoy's secrets over a Unix socket, such as SPIRE's agent.
 type SDS struct {
@@ -55,27 +56,28 @@ func (s SDS) stream(ctx context.Context, i *Identity) (took bool, _ error) {
 		return false, fmt.Errorf("sds-socket %s: %w", s.Socket, err)
 	}
 	defer func() { _ = conn.Close() }() // the stream has ended
-	stream, err := secretv3.NewSecretDiscoveryServiceClient(conn).StreamSecrets(ctx)
+	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, secretMethod)
 	if err != nil {
 		return false, fmt.Errorf("sds-socket %s: %w", s.Socket, err)
 	}
-	ask := &discoveryv3.DiscoveryRequest{Node: &corev3.Node{Id: s.Node}, TypeUrl: secretType, ResourceNames: []string{s.Name, s.Roots}}
+	ask := &envoy.DiscoveryRequest{Node: &envoy.Node{Id: s.Node}, TypeUrl: secretType, ResourceNames: []string{s.Name, s.Roots}}
 	var got secrets
 	for {
-		if err := stream.Send(ask); err != nil {
+		if err := stream.SendMsg(ask); err != nil {
 			return took, fmt.Errorf("ask %s for secrets: %w", s.Socket, err)
 		}
-		res, err := stream.Recv()
-		if err != nil {
+		res := &envoy.DiscoveryResponse{}
+		if err := stream.RecvMsg(res); err != nil {
 			return took, fmt.Errorf("secrets %q and %q of %s: %w", s.Name, s.Roots, s.Socket, err)
 		}
-		ask = &discoveryv3.DiscoveryRequest{TypeUrl: secretType, ResourceNames: ask.ResourceNames, VersionInfo: ask.VersionInfo, ResponseNonce: res.Nonce}
-		if err = got.add(res, s); err == nil && got.complete() {
+		ask = &envoy.DiscoveryRequest{TypeUrl: secretType, ResourceNames: ask.ResourceNames, VersionInfo: ask.VersionInfo, ResponseNonce: res.Nonce}
+		err := got.add(res, s)
+		if err == nil && got.complete() {
 			err = got.take(i)
 		}
 		if err != nil {
 			i.opt.Log.Warn("secrets not taken", "socket", s.Socket, "error", err)
-			ask.ErrorDetail = &status.Status{Code: int32(codes.InvalidArgument), Message: err.Error()}
+			ask.ErrorDetail = &envoy.Status{Code: int32(codes.InvalidArgument), Message: err.Error()}
 			continue
 		}
 		ask.VersionInfo = res.VersionInfo
@@ -88,21 +90,24 @@ type secrets struct{ cert, key, roots []byte }
 
 func (g *secrets) complete() bool { return len(g.cert) > 0 && len(g.roots) > 0 }
 
-func (g *secrets) add(res *discoveryv3.DiscoveryResponse, s SDS) error {
+func (g *secrets) add(res *envoy.DiscoveryResponse, s SDS) error {
 	for _, r := range res.Resources {
-		var secret tlsv3.Secret
-		if err := r.UnmarshalTo(&secret); err != nil {
+		var secret envoy.Secret
+		if r.TypeUrl != secretType {
+			return fmt.Errorf("secret is of type %q, want %q", r.TypeUrl, secretType)
+		}
+		if err := proto.Unmarshal(r.Value, &secret); err != nil {
 			return fmt.Errorf("secret: %w", err)
 		}
 		switch {
-		case secret.GetTlsCertificate() != nil && secret.Name == s.Name:
-			c := secret.GetTlsCertificate()
+		case secret.TlsCertificate != nil && secret.Name == s.Name:
+			c := secret.TlsCertificate
 			g.cert, g.key = c.CertificateChain.GetInlineBytes(), c.PrivateKey.GetInlineBytes()
 			if len(g.cert) == 0 || len(g.key) == 0 {
 				return fmt.Errorf("secret %s has no certificate or no key inline", s.Name)
 			}
-		case secret.GetValidationContext() != nil && secret.Name == s.Roots:
-			if g.roots = secret.GetValidationContext().TrustedCa.GetInlineBytes(); len(g.roots) == 0 {
+		case secret.ValidationContext != nil && secret.Name == s.Roots:
+			if g.roots = secret.ValidationContext.TrustedCa.GetInlineBytes(); len(g.roots) == 0 {
 				return fmt.Errorf("secret %s has no trusted_ca inline", s.Roots)
 			}
 		default:

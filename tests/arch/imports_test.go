@@ -46,7 +46,7 @@ func arrows() []arrow {
 		{from: "sidecar/xds", to: []string{"policies", "sidecar/xds/envoy"}},
 		{from: "sidecar/xds/envoy"}, // generated
 		{from: "sidecar/takeover", to: []string{"txlog"}},
-		{from: "sidecar/identity"}, // it knows certificates, no transaction
+		{from: "sidecar/identity", to: []string{"sidecar/xds/envoy"}}, // it knows certificates, no transaction
 		{from: "sidecar/identity/identitytest"},
 		{from: "sidecar/*", to: []string{"txn", "txn/barrier", "txlog", "policies", "interceptor", "sidecar/engine"}},
 		{from: "controlplane/authority", to: []string{"controlplane/keep"}},

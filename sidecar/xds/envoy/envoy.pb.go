@@ -186,6 +186,158 @@ func (x *DeltaDiscoveryResponse) GetRemovedResources() []string {
 	return nil
 }
 
+type DiscoveryRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	VersionInfo   string                 `protobuf:"bytes,1,opt,name=version_info,json=versionInfo,proto3" json:"version_info,omitempty"`
+	Node          *Node                  `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	ResourceNames []string               `protobuf:"bytes,3,rep,name=resource_names,json=resourceNames,proto3" json:"resource_names,omitempty"`
+	TypeUrl       string                 `protobuf:"bytes,4,opt,name=type_url,json=typeUrl,proto3" json:"type_url,omitempty"`
+	ResponseNonce string                 `protobuf:"bytes,5,opt,name=response_nonce,json=responseNonce,proto3" json:"response_nonce,omitempty"`
+	ErrorDetail   *Status                `protobuf:"bytes,6,opt,name=error_detail,json=errorDetail,proto3" json:"error_detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiscoveryRequest) Reset() {
+	*x = DiscoveryRequest{}
+	mi := &file_envoy_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiscoveryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiscoveryRequest) ProtoMessage() {}
+
+func (x *DiscoveryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_envoy_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiscoveryRequest.ProtoReflect.Descriptor instead.
+func (*DiscoveryRequest) Descriptor() ([]byte, []int) {
+	return file_envoy_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *DiscoveryRequest) GetVersionInfo() string {
+	if x != nil {
+		return x.VersionInfo
+	}
+	return ""
+}
+
+func (x *DiscoveryRequest) GetNode() *Node {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+func (x *DiscoveryRequest) GetResourceNames() []string {
+	if x != nil {
+		return x.ResourceNames
+	}
+	return nil
+}
+
+func (x *DiscoveryRequest) GetTypeUrl() string {
+	if x != nil {
+		return x.TypeUrl
+	}
+	return ""
+}
+
+func (x *DiscoveryRequest) GetResponseNonce() string {
+	if x != nil {
+		return x.ResponseNonce
+	}
+	return ""
+}
+
+func (x *DiscoveryRequest) GetErrorDetail() *Status {
+	if x != nil {
+		return x.ErrorDetail
+	}
+	return nil
+}
+
+type DiscoveryResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	VersionInfo   string                 `protobuf:"bytes,1,opt,name=version_info,json=versionInfo,proto3" json:"version_info,omitempty"`
+	Resources     []*anypb.Any           `protobuf:"bytes,2,rep,name=resources,proto3" json:"resources,omitempty"`
+	TypeUrl       string                 `protobuf:"bytes,4,opt,name=type_url,json=typeUrl,proto3" json:"type_url,omitempty"`
+	Nonce         string                 `protobuf:"bytes,5,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiscoveryResponse) Reset() {
+	*x = DiscoveryResponse{}
+	mi := &file_envoy_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiscoveryResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiscoveryResponse) ProtoMessage() {}
+
+func (x *DiscoveryResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_envoy_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiscoveryResponse.ProtoReflect.Descriptor instead.
+func (*DiscoveryResponse) Descriptor() ([]byte, []int) {
+	return file_envoy_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *DiscoveryResponse) GetVersionInfo() string {
+	if x != nil {
+		return x.VersionInfo
+	}
+	return ""
+}
+
+func (x *DiscoveryResponse) GetResources() []*anypb.Any {
+	if x != nil {
+		return x.Resources
+	}
+	return nil
+}
+
+func (x *DiscoveryResponse) GetTypeUrl() string {
+	if x != nil {
+		return x.TypeUrl
+	}
+	return ""
+}
+
+func (x *DiscoveryResponse) GetNonce() string {
+	if x != nil {
+		return x.Nonce
+	}
+	return ""
+}
+
 type Resource struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Version       string                 `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
@@ -197,7 +349,7 @@ type Resource struct {
 
 func (x *Resource) Reset() {
 	*x = Resource{}
-	mi := &file_envoy_proto_msgTypes[2]
+	mi := &file_envoy_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -209,7 +361,7 @@ func (x *Resource) String() string {
 func (*Resource) ProtoMessage() {}
 
 func (x *Resource) ProtoReflect() protoreflect.Message {
-	mi := &file_envoy_proto_msgTypes[2]
+	mi := &file_envoy_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -222,7 +374,7 @@ func (x *Resource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resource.ProtoReflect.Descriptor instead.
 func (*Resource) Descriptor() ([]byte, []int) {
-	return file_envoy_proto_rawDescGZIP(), []int{2}
+	return file_envoy_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Resource) GetVersion() string {
@@ -256,7 +408,7 @@ type Status struct {
 
 func (x *Status) Reset() {
 	*x = Status{}
-	mi := &file_envoy_proto_msgTypes[3]
+	mi := &file_envoy_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -268,7 +420,7 @@ func (x *Status) String() string {
 func (*Status) ProtoMessage() {}
 
 func (x *Status) ProtoReflect() protoreflect.Message {
-	mi := &file_envoy_proto_msgTypes[3]
+	mi := &file_envoy_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -281,7 +433,7 @@ func (x *Status) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Status.ProtoReflect.Descriptor instead.
 func (*Status) Descriptor() ([]byte, []int) {
-	return file_envoy_proto_rawDescGZIP(), []int{3}
+	return file_envoy_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Status) GetCode() int32 {
@@ -310,7 +462,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_envoy_proto_msgTypes[4]
+	mi := &file_envoy_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -322,7 +474,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_envoy_proto_msgTypes[4]
+	mi := &file_envoy_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -335,7 +487,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_envoy_proto_rawDescGZIP(), []int{4}
+	return file_envoy_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Node) GetId() string {
@@ -376,7 +528,7 @@ type TypedExtensionConfig struct {
 
 func (x *TypedExtensionConfig) Reset() {
 	*x = TypedExtensionConfig{}
-	mi := &file_envoy_proto_msgTypes[5]
+	mi := &file_envoy_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -388,7 +540,7 @@ func (x *TypedExtensionConfig) String() string {
 func (*TypedExtensionConfig) ProtoMessage() {}
 
 func (x *TypedExtensionConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_envoy_proto_msgTypes[5]
+	mi := &file_envoy_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -401,7 +553,7 @@ func (x *TypedExtensionConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TypedExtensionConfig.ProtoReflect.Descriptor instead.
 func (*TypedExtensionConfig) Descriptor() ([]byte, []int) {
-	return file_envoy_proto_rawDescGZIP(), []int{5}
+	return file_envoy_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *TypedExtensionConfig) GetName() string {
@@ -427,7 +579,7 @@ type Metadata struct {
 
 func (x *Metadata) Reset() {
 	*x = Metadata{}
-	mi := &file_envoy_proto_msgTypes[6]
+	mi := &file_envoy_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -439,7 +591,7 @@ func (x *Metadata) String() string {
 func (*Metadata) ProtoMessage() {}
 
 func (x *Metadata) ProtoReflect() protoreflect.Message {
-	mi := &file_envoy_proto_msgTypes[6]
+	mi := &file_envoy_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -452,7 +604,7 @@ func (x *Metadata) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Metadata.ProtoReflect.Descriptor instead.
 func (*Metadata) Descriptor() ([]byte, []int) {
-	return file_envoy_proto_rawDescGZIP(), []int{6}
+	return file_envoy_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Metadata) GetFilterMetadata() map[string]*structpb.Struct {
@@ -475,7 +627,7 @@ type DataSource struct {
 
 func (x *DataSource) Reset() {
 	*x = DataSource{}
-	mi := &file_envoy_proto_msgTypes[7]
+	mi := &file_envoy_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -487,7 +639,7 @@ func (x *DataSource) String() string {
 func (*DataSource) ProtoMessage() {}
 
 func (x *DataSource) ProtoReflect() protoreflect.Message {
-	mi := &file_envoy_proto_msgTypes[7]
+	mi := &file_envoy_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -500,7 +652,7 @@ func (x *DataSource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DataSource.ProtoReflect.Descriptor instead.
 func (*DataSource) Descriptor() ([]byte, []int) {
-	return file_envoy_proto_rawDescGZIP(), []int{7}
+	return file_envoy_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *DataSource) GetSpecifier() isDataSource_Specifier {
@@ -554,7 +706,7 @@ type ClusterLoadAssignment struct {
 
 func (x *ClusterLoadAssignment) Reset() {
 	*x = ClusterLoadAssignment{}
-	mi := &file_envoy_proto_msgTypes[8]
+	mi := &file_envoy_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -566,7 +718,7 @@ func (x *ClusterLoadAssignment) String() string {
 func (*ClusterLoadAssignment) ProtoMessage() {}
 
 func (x *ClusterLoadAssignment) ProtoReflect() protoreflect.Message {
-	mi := &file_envoy_proto_msgTypes[8]
+	mi := &file_envoy_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -579,7 +731,7 @@ func (x *ClusterLoadAssignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterLoadAssignment.ProtoReflect.Descriptor instead.
 func (*ClusterLoadAssignment) Descriptor() ([]byte, []int) {
-	return file_envoy_proto_rawDescGZIP(), []int{8}
+	return file_envoy_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ClusterLoadAssignment) GetClusterName() string {
@@ -605,7 +757,7 @@ type LocalityLbEndpoints struct {
 
 func (x *LocalityLbEndpoints) Reset() {
 	*x = LocalityLbEndpoints{}
-	mi := &file_envoy_proto_msgTypes[9]
+	mi := &file_envoy_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -617,7 +769,7 @@ func (x *LocalityLbEndpoints) String() string {
 func (*LocalityLbEndpoints) ProtoMessage() {}
 
 func (x *LocalityLbEndpoints) ProtoReflect() protoreflect.Message {
-	mi := &file_envoy_proto_msgTypes[9]
+	mi := &file_envoy_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -630,7 +782,7 @@ func (x *LocalityLbEndpoints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocalityLbEndpoints.ProtoReflect.Descriptor instead.
 func (*LocalityLbEndpoints) Descriptor() ([]byte, []int) {
-	return file_envoy_proto_rawDescGZIP(), []int{9}
+	return file_envoy_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *LocalityLbEndpoints) GetLbEndpoints() []*LbEndpoint {
@@ -649,7 +801,7 @@ type LbEndpoint struct {
 
 func (x *LbEndpoint) Reset() {
 	*x = LbEndpoint{}
-	mi := &file_envoy_proto_msgTypes[10]
+	mi := &file_envoy_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -661,7 +813,7 @@ func (x *LbEndpoint) String() string {
 func (*LbEndpoint) ProtoMessage() {}
 
 func (x *LbEndpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_envoy_proto_msgTypes[10]
+	mi := &file_envoy_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -674,7 +826,7 @@ func (x *LbEndpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LbEndpoint.ProtoReflect.Descriptor instead.
 func (*LbEndpoint) Descriptor() ([]byte, []int) {
-	return file_envoy_proto_rawDescGZIP(), []int{10}
+	return file_envoy_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *LbEndpoint) GetMetadata() *Metadata {
@@ -687,6 +839,7 @@ func (x *LbEndpoint) GetMetadata() *Metadata {
 type Secret struct {
 	state             protoimpl.MessageState        `protogen:"open.v1"`
 	Name              string                        `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	TlsCertificate    *TlsCertificate               `protobuf:"bytes,2,opt,name=tls_certificate,json=tlsCertificate,proto3" json:"tls_certificate,omitempty"`
 	ValidationContext *CertificateValidationContext `protobuf:"bytes,4,opt,name=validation_context,json=validationContext,proto3" json:"validation_context,omitempty"`
 	GenericSecret     *GenericSecret                `protobuf:"bytes,5,opt,name=generic_secret,json=genericSecret,proto3" json:"generic_secret,omitempty"`
 	unknownFields     protoimpl.UnknownFields
@@ -695,7 +848,7 @@ type Secret struct {
 
 func (x *Secret) Reset() {
 	*x = Secret{}
-	mi := &file_envoy_proto_msgTypes[11]
+	mi := &file_envoy_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -707,7 +860,7 @@ func (x *Secret) String() string {
 func (*Secret) ProtoMessage() {}
 
 func (x *Secret) ProtoReflect() protoreflect.Message {
-	mi := &file_envoy_proto_msgTypes[11]
+	mi := &file_envoy_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -720,7 +873,7 @@ func (x *Secret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Secret.ProtoReflect.Descriptor instead.
 func (*Secret) Descriptor() ([]byte, []int) {
-	return file_envoy_proto_rawDescGZIP(), []int{11}
+	return file_envoy_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Secret) GetName() string {
@@ -728,6 +881,13 @@ func (x *Secret) GetName() string {
 		return x.Name
 	}
 	return ""
+}
+
+func (x *Secret) GetTlsCertificate() *TlsCertificate {
+	if x != nil {
+		return x.TlsCertificate
+	}
+	return nil
 }
 
 func (x *Secret) GetValidationContext() *CertificateValidationContext {
@@ -744,6 +904,58 @@ func (x *Secret) GetGenericSecret() *GenericSecret {
 	return nil
 }
 
+type TlsCertificate struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	CertificateChain *DataSource            `protobuf:"bytes,1,opt,name=certificate_chain,json=certificateChain,proto3" json:"certificate_chain,omitempty"`
+	PrivateKey       *DataSource            `protobuf:"bytes,2,opt,name=private_key,json=privateKey,proto3" json:"private_key,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *TlsCertificate) Reset() {
+	*x = TlsCertificate{}
+	mi := &file_envoy_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TlsCertificate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TlsCertificate) ProtoMessage() {}
+
+func (x *TlsCertificate) ProtoReflect() protoreflect.Message {
+	mi := &file_envoy_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TlsCertificate.ProtoReflect.Descriptor instead.
+func (*TlsCertificate) Descriptor() ([]byte, []int) {
+	return file_envoy_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *TlsCertificate) GetCertificateChain() *DataSource {
+	if x != nil {
+		return x.CertificateChain
+	}
+	return nil
+}
+
+func (x *TlsCertificate) GetPrivateKey() *DataSource {
+	if x != nil {
+		return x.PrivateKey
+	}
+	return nil
+}
+
 type CertificateValidationContext struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	TrustedCa     *DataSource            `protobuf:"bytes,1,opt,name=trusted_ca,json=trustedCa,proto3" json:"trusted_ca,omitempty"`
@@ -753,7 +965,7 @@ type CertificateValidationContext struct {
 
 func (x *CertificateValidationContext) Reset() {
 	*x = CertificateValidationContext{}
-	mi := &file_envoy_proto_msgTypes[12]
+	mi := &file_envoy_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -765,7 +977,7 @@ func (x *CertificateValidationContext) String() string {
 func (*CertificateValidationContext) ProtoMessage() {}
 
 func (x *CertificateValidationContext) ProtoReflect() protoreflect.Message {
-	mi := &file_envoy_proto_msgTypes[12]
+	mi := &file_envoy_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -778,7 +990,7 @@ func (x *CertificateValidationContext) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertificateValidationContext.ProtoReflect.Descriptor instead.
 func (*CertificateValidationContext) Descriptor() ([]byte, []int) {
-	return file_envoy_proto_rawDescGZIP(), []int{12}
+	return file_envoy_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CertificateValidationContext) GetTrustedCa() *DataSource {
@@ -797,7 +1009,7 @@ type GenericSecret struct {
 
 func (x *GenericSecret) Reset() {
 	*x = GenericSecret{}
-	mi := &file_envoy_proto_msgTypes[13]
+	mi := &file_envoy_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -809,7 +1021,7 @@ func (x *GenericSecret) String() string {
 func (*GenericSecret) ProtoMessage() {}
 
 func (x *GenericSecret) ProtoReflect() protoreflect.Message {
-	mi := &file_envoy_proto_msgTypes[13]
+	mi := &file_envoy_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -822,7 +1034,7 @@ func (x *GenericSecret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GenericSecret.ProtoReflect.Descriptor instead.
 func (*GenericSecret) Descriptor() ([]byte, []int) {
-	return file_envoy_proto_rawDescGZIP(), []int{13}
+	return file_envoy_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GenericSecret) GetSecret() *DataSource {
@@ -842,7 +1054,7 @@ type Runtime struct {
 
 func (x *Runtime) Reset() {
 	*x = Runtime{}
-	mi := &file_envoy_proto_msgTypes[14]
+	mi := &file_envoy_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -854,7 +1066,7 @@ func (x *Runtime) String() string {
 func (*Runtime) ProtoMessage() {}
 
 func (x *Runtime) ProtoReflect() protoreflect.Message {
-	mi := &file_envoy_proto_msgTypes[14]
+	mi := &file_envoy_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -867,7 +1079,7 @@ func (x *Runtime) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Runtime.ProtoReflect.Descriptor instead.
 func (*Runtime) Descriptor() ([]byte, []int) {
-	return file_envoy_proto_rawDescGZIP(), []int{14}
+	return file_envoy_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Runtime) GetName() string {
@@ -905,7 +1117,19 @@ const file_envoy_proto_rawDesc = "" +
 	"\tresources\x18\x02 \x03(\v2\x14.txmesh.xds.ResourceR\tresources\x12\x19\n" +
 	"\btype_url\x18\x04 \x01(\tR\atypeUrl\x12\x14\n" +
 	"\x05nonce\x18\x05 \x01(\tR\x05nonce\x12+\n" +
-	"\x11removed_resources\x18\x06 \x03(\tR\x10removedResources\"j\n" +
+	"\x11removed_resources\x18\x06 \x03(\tR\x10removedResources\"\xfb\x01\n" +
+	"\x10DiscoveryRequest\x12!\n" +
+	"\fversion_info\x18\x01 \x01(\tR\vversionInfo\x12$\n" +
+	"\x04node\x18\x02 \x01(\v2\x10.txmesh.xds.NodeR\x04node\x12%\n" +
+	"\x0eresource_names\x18\x03 \x03(\tR\rresourceNames\x12\x19\n" +
+	"\btype_url\x18\x04 \x01(\tR\atypeUrl\x12%\n" +
+	"\x0eresponse_nonce\x18\x05 \x01(\tR\rresponseNonce\x125\n" +
+	"\ferror_detail\x18\x06 \x01(\v2\x12.txmesh.xds.StatusR\verrorDetail\"\x9b\x01\n" +
+	"\x11DiscoveryResponse\x12!\n" +
+	"\fversion_info\x18\x01 \x01(\tR\vversionInfo\x122\n" +
+	"\tresources\x18\x02 \x03(\v2\x14.google.protobuf.AnyR\tresources\x12\x19\n" +
+	"\btype_url\x18\x04 \x01(\tR\atypeUrl\x12\x14\n" +
+	"\x05nonce\x18\x05 \x01(\tR\x05nonce\"j\n" +
 	"\bResource\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x120\n" +
 	"\bresource\x18\x02 \x01(\v2\x14.google.protobuf.AnyR\bresource\x12\x12\n" +
@@ -938,11 +1162,16 @@ const file_envoy_proto_rawDesc = "" +
 	"\flb_endpoints\x18\x02 \x03(\v2\x16.txmesh.xds.LbEndpointR\vlbEndpoints\">\n" +
 	"\n" +
 	"LbEndpoint\x120\n" +
-	"\bmetadata\x18\x03 \x01(\v2\x14.txmesh.xds.MetadataR\bmetadata\"\xb7\x01\n" +
+	"\bmetadata\x18\x03 \x01(\v2\x14.txmesh.xds.MetadataR\bmetadata\"\xfc\x01\n" +
 	"\x06Secret\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\x12W\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12C\n" +
+	"\x0ftls_certificate\x18\x02 \x01(\v2\x1a.txmesh.xds.TlsCertificateR\x0etlsCertificate\x12W\n" +
 	"\x12validation_context\x18\x04 \x01(\v2(.txmesh.xds.CertificateValidationContextR\x11validationContext\x12@\n" +
-	"\x0egeneric_secret\x18\x05 \x01(\v2\x19.txmesh.xds.GenericSecretR\rgenericSecret\"U\n" +
+	"\x0egeneric_secret\x18\x05 \x01(\v2\x19.txmesh.xds.GenericSecretR\rgenericSecret\"\x8e\x01\n" +
+	"\x0eTlsCertificate\x12C\n" +
+	"\x11certificate_chain\x18\x01 \x01(\v2\x16.txmesh.xds.DataSourceR\x10certificateChain\x127\n" +
+	"\vprivate_key\x18\x02 \x01(\v2\x16.txmesh.xds.DataSourceR\n" +
+	"privateKey\"U\n" +
 	"\x1cCertificateValidationContext\x125\n" +
 	"\n" +
 	"trusted_ca\x18\x01 \x01(\v2\x16.txmesh.xds.DataSourceR\ttrustedCa\"?\n" +
@@ -964,51 +1193,60 @@ func file_envoy_proto_rawDescGZIP() []byte {
 	return file_envoy_proto_rawDescData
 }
 
-var file_envoy_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_envoy_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_envoy_proto_goTypes = []any{
 	(*DeltaDiscoveryRequest)(nil),        // 0: txmesh.xds.DeltaDiscoveryRequest
 	(*DeltaDiscoveryResponse)(nil),       // 1: txmesh.xds.DeltaDiscoveryResponse
-	(*Resource)(nil),                     // 2: txmesh.xds.Resource
-	(*Status)(nil),                       // 3: txmesh.xds.Status
-	(*Node)(nil),                         // 4: txmesh.xds.Node
-	(*TypedExtensionConfig)(nil),         // 5: txmesh.xds.TypedExtensionConfig
-	(*Metadata)(nil),                     // 6: txmesh.xds.Metadata
-	(*DataSource)(nil),                   // 7: txmesh.xds.DataSource
-	(*ClusterLoadAssignment)(nil),        // 8: txmesh.xds.ClusterLoadAssignment
-	(*LocalityLbEndpoints)(nil),          // 9: txmesh.xds.LocalityLbEndpoints
-	(*LbEndpoint)(nil),                   // 10: txmesh.xds.LbEndpoint
-	(*Secret)(nil),                       // 11: txmesh.xds.Secret
-	(*CertificateValidationContext)(nil), // 12: txmesh.xds.CertificateValidationContext
-	(*GenericSecret)(nil),                // 13: txmesh.xds.GenericSecret
-	(*Runtime)(nil),                      // 14: txmesh.xds.Runtime
-	nil,                                  // 15: txmesh.xds.DeltaDiscoveryRequest.InitialResourceVersionsEntry
-	nil,                                  // 16: txmesh.xds.Metadata.FilterMetadataEntry
-	(*anypb.Any)(nil),                    // 17: google.protobuf.Any
-	(*structpb.Struct)(nil),              // 18: google.protobuf.Struct
+	(*DiscoveryRequest)(nil),             // 2: txmesh.xds.DiscoveryRequest
+	(*DiscoveryResponse)(nil),            // 3: txmesh.xds.DiscoveryResponse
+	(*Resource)(nil),                     // 4: txmesh.xds.Resource
+	(*Status)(nil),                       // 5: txmesh.xds.Status
+	(*Node)(nil),                         // 6: txmesh.xds.Node
+	(*TypedExtensionConfig)(nil),         // 7: txmesh.xds.TypedExtensionConfig
+	(*Metadata)(nil),                     // 8: txmesh.xds.Metadata
+	(*DataSource)(nil),                   // 9: txmesh.xds.DataSource
+	(*ClusterLoadAssignment)(nil),        // 10: txmesh.xds.ClusterLoadAssignment
+	(*LocalityLbEndpoints)(nil),          // 11: txmesh.xds.LocalityLbEndpoints
+	(*LbEndpoint)(nil),                   // 12: txmesh.xds.LbEndpoint
+	(*Secret)(nil),                       // 13: txmesh.xds.Secret
+	(*TlsCertificate)(nil),               // 14: txmesh.xds.TlsCertificate
+	(*CertificateValidationContext)(nil), // 15: txmesh.xds.CertificateValidationContext
+	(*GenericSecret)(nil),                // 16: txmesh.xds.GenericSecret
+	(*Runtime)(nil),                      // 17: txmesh.xds.Runtime
+	nil,                                  // 18: txmesh.xds.DeltaDiscoveryRequest.InitialResourceVersionsEntry
+	nil,                                  // 19: txmesh.xds.Metadata.FilterMetadataEntry
+	(*anypb.Any)(nil),                    // 20: google.protobuf.Any
+	(*structpb.Struct)(nil),              // 21: google.protobuf.Struct
 }
 var file_envoy_proto_depIdxs = []int32{
-	4,  // 0: txmesh.xds.DeltaDiscoveryRequest.node:type_name -> txmesh.xds.Node
-	15, // 1: txmesh.xds.DeltaDiscoveryRequest.initial_resource_versions:type_name -> txmesh.xds.DeltaDiscoveryRequest.InitialResourceVersionsEntry
-	3,  // 2: txmesh.xds.DeltaDiscoveryRequest.error_detail:type_name -> txmesh.xds.Status
-	2,  // 3: txmesh.xds.DeltaDiscoveryResponse.resources:type_name -> txmesh.xds.Resource
-	17, // 4: txmesh.xds.Resource.resource:type_name -> google.protobuf.Any
-	18, // 5: txmesh.xds.Node.metadata:type_name -> google.protobuf.Struct
-	17, // 6: txmesh.xds.TypedExtensionConfig.typed_config:type_name -> google.protobuf.Any
-	16, // 7: txmesh.xds.Metadata.filter_metadata:type_name -> txmesh.xds.Metadata.FilterMetadataEntry
-	9,  // 8: txmesh.xds.ClusterLoadAssignment.endpoints:type_name -> txmesh.xds.LocalityLbEndpoints
-	10, // 9: txmesh.xds.LocalityLbEndpoints.lb_endpoints:type_name -> txmesh.xds.LbEndpoint
-	6,  // 10: txmesh.xds.LbEndpoint.metadata:type_name -> txmesh.xds.Metadata
-	12, // 11: txmesh.xds.Secret.validation_context:type_name -> txmesh.xds.CertificateValidationContext
-	13, // 12: txmesh.xds.Secret.generic_secret:type_name -> txmesh.xds.GenericSecret
-	7,  // 13: txmesh.xds.CertificateValidationContext.trusted_ca:type_name -> txmesh.xds.DataSource
-	7,  // 14: txmesh.xds.GenericSecret.secret:type_name -> txmesh.xds.DataSource
-	18, // 15: txmesh.xds.Runtime.layer:type_name -> google.protobuf.Struct
-	18, // 16: txmesh.xds.Metadata.FilterMetadataEntry.value:type_name -> google.protobuf.Struct
-	17, // [17:17] is the sub-list for method output_type
-	17, // [17:17] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	6,  // 0: txmesh.xds.DeltaDiscoveryRequest.node:type_name -> txmesh.xds.Node
+	18, // 1: txmesh.xds.DeltaDiscoveryRequest.initial_resource_versions:type_name -> txmesh.xds.DeltaDiscoveryRequest.InitialResourceVersionsEntry
+	5,  // 2: txmesh.xds.DeltaDiscoveryRequest.error_detail:type_name -> txmesh.xds.Status
+	4,  // 3: txmesh.xds.DeltaDiscoveryResponse.resources:type_name -> txmesh.xds.Resource
+	6,  // 4: txmesh.xds.DiscoveryRequest.node:type_name -> txmesh.xds.Node
+	5,  // 5: txmesh.xds.DiscoveryRequest.error_detail:type_name -> txmesh.xds.Status
+	20, // 6: txmesh.xds.DiscoveryResponse.resources:type_name -> google.protobuf.Any
+	20, // 7: txmesh.xds.Resource.resource:type_name -> google.protobuf.Any
+	21, // 8: txmesh.xds.Node.metadata:type_name -> google.protobuf.Struct
+	20, // 9: txmesh.xds.TypedExtensionConfig.typed_config:type_name -> google.protobuf.Any
+	19, // 10: txmesh.xds.Metadata.filter_metadata:type_name -> txmesh.xds.Metadata.FilterMetadataEntry
+	11, // 11: txmesh.xds.ClusterLoadAssignment.endpoints:type_name -> txmesh.xds.LocalityLbEndpoints
+	12, // 12: txmesh.xds.LocalityLbEndpoints.lb_endpoints:type_name -> txmesh.xds.LbEndpoint
+	8,  // 13: txmesh.xds.LbEndpoint.metadata:type_name -> txmesh.xds.Metadata
+	14, // 14: txmesh.xds.Secret.tls_certificate:type_name -> txmesh.xds.TlsCertificate
+	15, // 15: txmesh.xds.Secret.validation_context:type_name -> txmesh.xds.CertificateValidationContext
+	16, // 16: txmesh.xds.Secret.generic_secret:type_name -> txmesh.xds.GenericSecret
+	9,  // 17: txmesh.xds.TlsCertificate.certificate_chain:type_name -> txmesh.xds.DataSource
+	9,  // 18: txmesh.xds.TlsCertificate.private_key:type_name -> txmesh.xds.DataSource
+	9,  // 19: txmesh.xds.CertificateValidationContext.trusted_ca:type_name -> txmesh.xds.DataSource
+	9,  // 20: txmesh.xds.GenericSecret.secret:type_name -> txmesh.xds.DataSource
+	21, // 21: txmesh.xds.Runtime.layer:type_name -> google.protobuf.Struct
+	21, // 22: txmesh.xds.Metadata.FilterMetadataEntry.value:type_name -> google.protobuf.Struct
+	23, // [23:23] is the sub-list for method output_type
+	23, // [23:23] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_envoy_proto_init() }
@@ -1016,7 +1254,7 @@ func file_envoy_proto_init() {
 	if File_envoy_proto != nil {
 		return
 	}
-	file_envoy_proto_msgTypes[7].OneofWrappers = []any{
+	file_envoy_proto_msgTypes[9].OneofWrappers = []any{
 		(*DataSource_InlineBytes)(nil),
 		(*DataSource_InlineString)(nil),
 	}
@@ -1026,7 +1264,7 @@ func file_envoy_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_envoy_proto_rawDesc), len(file_envoy_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
