@@ -19,10 +19,11 @@ func past() time.Time { return time.Unix(1, 0) }
 // writes to the client. While a request body streams, or after a while of waiting, a second goroutine (the
 // uploader, upload.go) reads from the client and writes to the upstream; it is always stopped before the next step.
 type session struct {
-	srv  *server
-	conn net.Conn
-	in   reader
-	out  []byte // the next bytes to the client, or the request on its way out
+	srv   *server
+	route func(*request) (target, *Error)
+	conn  net.Conn
+	in    reader
+	out   []byte // the next bytes to the client, or the request on its way out
 
 	trusted bool // Port.Trusted
 
@@ -45,7 +46,7 @@ type session struct {
 }
 
 func newSession(srv *server, conn net.Conn) *session {
-	s := &session{srv: srv, conn: conn, in: reader{conn: conn, pool: srv.bufs}}
+	s := &session{srv: srv, route: srv.routeOf(conn), conn: conn, in: reader{conn: conn, pool: srv.bufs}}
 	s.req.src, s.req.fill, s.req.tunes = &s.in, s.fillSlowly, s.welcomeBody
 	s.res.fill = s.fillUp
 	s.trusted = srv.opts.Trusted != nil && srv.opts.Trusted(conn.RemoteAddr())
@@ -154,7 +155,7 @@ func (s *session) exchange(end int) bool {
 		s.refuse(err)
 		return false
 	}
-	t, err := s.srv.router.route(&s.req)
+	t, err := s.route(&s.req)
 	if err != nil {
 		return s.reply(err.answer())
 	}
