@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -15,6 +16,7 @@ import (
 
 	"txmesh/interceptor"
 	"txmesh/interceptor/dtm"
+	"txmesh/interceptor/redirect"
 	"txmesh/policies"
 	"txmesh/sidecar/admin"
 	"txmesh/sidecar/identity"
@@ -50,6 +52,9 @@ type Sidecar struct {
 	owners    *owners.Owners
 	keeper    *takeover.Keeper // nil: the store is embedded
 	leased    atomic.Bool      // keeper has claimed the own journal and runs
+	dialer    *net.Dialer      // of all connections
+	guard     redirect.Guard
+	services  *destinations
 	caller    *outbound.Caller
 	app       *outbound.App
 	dtm       *dtm.Service // nil: no clients of DTM are served
@@ -74,7 +79,8 @@ func New(cfg Config, version string, log *slog.Logger) (*Sidecar, error) {
 
 // newOn is New on a shared store that is open already.
 func newOn(shared txlog.Shared, cfg Config, version string, log *slog.Logger) (*Sidecar, error) {
-	s := &Sidecar{cfg: cfg, shared: shared, log: log, metrics: newMetrics(version), reasons: []string{"starting"}}
+	s := &Sidecar{cfg: cfg, shared: shared, log: log, metrics: newMetrics(version), reasons: []string{"starting"},
+		dialer: &net.Dialer{Control: redirect.Marked(cfg.Redirect.Mark)}, services: newDestinations(cfg.Upstreams)}
 	if err := s.wire(version); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -141,6 +147,7 @@ func (s *Sidecar) Run(ctx context.Context, ready func(Addresses)) error {
 
 	s.prove(background, &loops)
 	s.directory.Refresh(ctx) // so that the first calls find their homes
+	s.services.refresh(ctx)
 	if s.shared != nil {
 		if err := errors.Join(s.bindPeer(), s.newKeeper()); err != nil {
 			return err
@@ -155,7 +162,7 @@ func (s *Sidecar) Run(ctx context.Context, ready func(Addresses)) error {
 	if err := s.bind(); err != nil {
 		return err
 	}
-	running := []func(context.Context){s.directory.Run, s.trimLoop, s.sweepLoop, s.gaugeLoop}
+	running := []func(context.Context){s.directory.Run, s.services.run, s.trimLoop, s.sweepLoop, s.gaugeLoop}
 	if s.keeper != nil {
 		running = append(running, func(ctx context.Context) { s.keepLeases(ctx, held) })
 	}

@@ -145,7 +145,7 @@ func (p *Proxy) Serve(l net.Listener) error {
 		switch {
 		case err == nil:
 			rest = 5 * time.Millisecond
-			go p.Pass(conn, p.inTurn())
+			go p.PassInTurn(conn)
 		case p.isDraining():
 			return nil
 		case errors.Is(err, net.ErrClosed):
@@ -193,6 +193,9 @@ func (p *Proxy) Pass(conn net.Conn, endpoints []string) {
 	}
 	s.join(server)
 }
+
+// PassInTurn is Pass with the endpoints of the proxy.
+func (p *Proxy) PassInTurn(conn net.Conn) { p.Pass(conn, p.inTurn()) }
 
 // Join is Pass with a connection to the endpoint that is open already. It closes both.
 func (p *Proxy) Join(conn, server net.Conn) {

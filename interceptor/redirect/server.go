@@ -59,6 +59,7 @@ type Options struct {
 	Log   *slog.Logger
 	Guard *Guard
 	Route func(dst netip.AddrPort) Route // must not block
+	Fixed func() Route                   // instead of Route, where connections come by themselves; nil: they are redirected
 	Own   func(dst netip.AddrPort) bool  // whether a destination is a port of this process
 	HTTP  func(*Conn)                    // takes the connection over; it may block
 	Raw   func(conn net.Conn, endpoint string)
@@ -195,6 +196,10 @@ func (s *Server) refuse(c *net.TCPConn, w Way) {
 // take finds out where a connection wants to go and gives it to who takes it there.
 func (s *Server) take(c *net.TCPConn) {
 	defer s.done(c)
+	if s.opts.Fixed != nil {
+		s.route(c, s.opts.Fixed())
+		return
+	}
 	dst, err := original(c)
 	from, to := addrPort(c.RemoteAddr()), addrPort(c.LocalAddr())
 	switch {
