@@ -19,6 +19,7 @@ import (
 type Redirect struct {
 	Outbound, Inbound string // host:port; empty: off
 	Mark              uint32 // of all connections of this sidecar; 0: none
+	LookAtAll         bool   // not only at what policies name
 	DetectTime        time.Duration
 }
 
@@ -27,14 +28,15 @@ func redirectKeys() []key {
 		{name: "transparent-outbound", kind: address, doc: "where the application's connections arrive that the firewall redirects, see docs/guide/transparent.md; `txmesh-sidecar redirect` makes the rules. Linux only"},
 		{name: "transparent-inbound", kind: address, doc: "where connections to the application arrive that the firewall redirects: those to its port go through the Gate, all others pass as bytes"},
 		{name: "mark", kind: text, doc: "mark (SO_MARK) of all connections of this sidecar, by which rules exclude them where its user id cannot; needs CAP_NET_ADMIN. A number, or one as 0x1ca9"},
-		{name: "detect-time", kind: duration, def: "200ms", doc: "how long a redirected connection to a port that a policy names may be silent before the server is connected, so that it can speak first"},
+		{name: "detect", kind: word, def: "named", words: []string{"named", "all"}, doc: "which redirected connections of the application are looked at, whether they speak HTTP. named: those to ports that a policy names, all others pass as bytes; all: every one, so that the application's own tx- headers count everywhere"},
+		{name: "detect-time", kind: duration, def: "200ms", doc: "how long a redirected connection that is looked at may be silent before the server is connected, so that it can speak first"},
 		{name: "raw-idle", kind: duration, def: "24h", doc: "how long a connection that passes as bytes may be silent in both directions"},
 	}
 }
 
 func (p *problems) redirect(one func(string) string) Redirect {
 	r := Redirect{Outbound: p.address("transparent-outbound", one("transparent-outbound"), false), Inbound: p.address("transparent-inbound", one("transparent-inbound"), false),
-		DetectTime: p.duration("detect-time", one("detect-time"))}
+		LookAtAll: p.word("detect", one("detect")) == "all", DetectTime: p.duration("detect-time", one("detect-time"))}
 	if m := one("mark"); m != "" {
 		mark, err := strconv.ParseUint(m, 0, 32)
 		if err != nil || mark == 0 {
@@ -105,7 +107,7 @@ func (s *Sidecar) routeOut(dst netip.AddrPort) redirect.Route {
 		service = s.directory.ServiceAt(dst.String())
 	}
 	set := s.Current()
-	named := protocol == "http" || service != "" && set.Names(service, "") || set.NamesPort(dst.Port())
+	named := s.cfg.Redirect.LookAtAll || protocol == "http" || service != "" && set.Names(service, "") || set.NamesPort(dst.Port())
 	return redirect.Route{Endpoint: dst.String(), Service: service, Named: named && protocol != "tcp"}
 }
 
