@@ -96,7 +96,7 @@ func (s *Sidecar) newIdentity() error {
 	}
 	m := s.metrics
 	var err error
-	s.identity, err = identity.New(identity.Options{TrustDomain: c.TrustDomain, Refused: m.onTLSRefused, Renewed: m.onRenewed, Log: s.log})
+	s.identity, err = identity.New(identity.Options{TrustDomain: c.TrustDomain, Refused: m.onTLSRefused, Renewed: m.onRenewed, Log: s.log, Dialer: s.dialer})
 	switch c.From {
 	case "control-plane":
 		a := identity.Authority{Address: c.JoinAddress, Service: s.cfg.Service, TokenFile: c.JoinTokenFile, RootsFile: c.JoinCAFile}

@@ -117,10 +117,10 @@ func (s *Sidecar) wire(version string) error {
 	if err := s.wireControl(version); err != nil {
 		return err
 	}
-	s.app = outbound.NewApp(s.cfg.App, s.cfg.MaxBody)
+	s.app = outbound.NewApp(s.cfg.App, s.cfg.MaxBody, s.dialer.Control)
 	doors := map[string]interceptor.Door{admin.DoorName: admin.Door{Keys: keys}}
 	s.caller = outbound.New(outbound.Options{Doors: doors, Documents: s.docs, Homes: (*homes)(s), Places: (*places)(s), Keys: keys,
-		SecretsDir: s.cfg.SecretsDir, Secure: s.secureService, BodyMax: s.cfg.MaxBody, AllowLinkLocal: s.cfg.AllowLinkLocal, Now: time.Now})
+		SecretsDir: s.cfg.SecretsDir, Control: s.dialer.Control, Secure: s.secureService, BodyMax: s.cfg.MaxBody, AllowLinkLocal: s.cfg.AllowLinkLocal, Now: time.Now})
 	s.owners = s.newOwners()
 	if s.cfg.DTM.Open() || s.shared != nil { // an adopted journal may hold transactions of its clients
 		s.dtm = s.newDTM(version)

@@ -11,11 +11,10 @@ import (
 	"time"
 )
 
-// The codes of what is logged: a connection that is refused has no answer to put them in.
 const (
-	CodeLoop     = "TXM0232"
-	CodeUnknown  = "TXM0235"
 	detectTime   = 200 * time.Millisecond
+	dialTime     = 5 * time.Second
+	connsMax     = 10000
 	acceptRest   = time.Second
 	silentAtMost = 24 * time.Hour
 )
@@ -94,10 +93,10 @@ func New(o Options) (*Server, error) {
 		o.DetectTime = detectTime
 	}
 	if o.DialTime <= 0 {
-		o.DialTime = 5 * time.Second
+		o.DialTime = dialTime
 	}
 	if o.Conns <= 0 {
-		o.Conns = 10000
+		o.Conns = connsMax
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Server{opts: o, ctx: ctx, cancel: cancel, looking: make(map[*net.TCPConn]struct{})}, nil

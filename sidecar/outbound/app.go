@@ -16,9 +16,10 @@ type App struct {
 	wire    *wire
 }
 
-// NewApp returns the sender to the application at host:port. Answers longer than bodyMax are errors.
-func NewApp(address string, bodyMax int) *App {
-	return &App{address: address, wire: newWire(true, bodyMax)}
+// NewApp returns the sender to the application at host:port. Answers longer than bodyMax are errors. Every
+// connection is shown to control; nil: none is.
+func NewApp(address string, bodyMax int, control Control) *App {
+	return &App{address: address, wire: newWire(true, bodyMax, control)}
 }
 
 // Close drops idle connections.
