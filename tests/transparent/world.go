@@ -32,6 +32,7 @@ type Options struct {
 	Rules   []string // further flags of `txmesh-sidecar redirect`
 	Exclude []int    // ports that connections go to directly
 	UID     uint32   // of the sidecar; 0: UID
+	Ours    bool     // the sidecar runs as the user of the test, which must be excluded otherwise
 }
 
 // World is a host whose TCP connections all pass its sidecar, those on the loopback device too. Clients and servers on it
@@ -63,11 +64,11 @@ func Start(tb testing.TB, o Options) *World {
 func On(tb testing.TB, h *netns.Host, o Options) *World {
 	tb.Helper()
 	w := &World{Host: h, tb: tb, binary: program(tb), Dir: filepath.Join(tb.TempDir(), "sidecar")}
-	if err := errors.Join(os.MkdirAll(w.Dir, 0o755), os.Chown(w.Dir, UID, UID), open(w.Dir)); err != nil {
-		tb.Fatal(err)
-	}
-	if o.UID == 0 {
+	if o.UID == 0 && !o.Ours {
 		o.UID = UID
+	}
+	if err := errors.Join(os.MkdirAll(w.Dir, 0o755), os.Chown(w.Dir, int(o.UID), int(o.UID)), open(w.Dir)); err != nil {
+		tb.Fatal(err)
 	}
 	w.Sidecar = &processes.Process{Name: "sidecar", Path: w.binary, On: h.Do, UID: o.UID, Log: w.Dir + ".log", Args: append([]string{
 		"--service", "test/application", "--app", "127.0.0.1:9", "--data-dir", filepath.Join(w.Dir, "data"), "--grace-period", "100ms",
