@@ -40,11 +40,12 @@ test: ## go vet and all tests that need neither root nor a network: four or five
 race: ## the same tests under the race detector
 	$(GO) test -race -timeout 15m $(PKG)
 
-test-net: ## as root: power cuts and full disks, also under a sidecar, on a loop mount; ARGS='-cuts 200' for more of them
+test-net: ## as root: power cuts and full disks on a loop mount, transparent mode in namespaces; ARGS='-cuts 200' for more of them
 	$(call need,tests/power,the test of power cuts)
 	@test "$$(id -u)" = 0 || { echo "make test-net: needs root to mount loop devices: run it as sudo make test-net" >&2; exit 2; }
 	$(GO) test -count=1 -timeout 20m -tags power -v ./tests/power/... $(ARGS)
 	$(GO) test -count=1 -timeout 5m -tags power -v -run OnAFullExt4 ./tests/e2e/
+	$(GO) test -count=1 -timeout 10m -v ./tests/transparent/
 
 test-compat: ## published clients of DTM against the sidecar; as root it installs what is missing
 	$(call need,tests/compat,the test with real clients)

@@ -3,7 +3,9 @@ package policies
 import (
 	"cmp"
 	"fmt"
+	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -247,6 +249,17 @@ func (x *index[R]) names(service, host string) bool {
 	}
 	_, ok := rootOf(x.hosts, host)
 	return ok
+}
+
+func (x *index[R]) onPort(port uint16) bool {
+	const http = 80
+	for host := range x.hosts {
+		_, p, err := net.SplitHostPort(host)
+		if err != nil && port == http || err == nil && p == strconv.Itoa(int(port)) {
+			return true
+		}
+	}
+	return false
 }
 
 // find returns the winning rule, or the zero value.

@@ -158,6 +158,10 @@ func (s *Set) Names(service, host string) bool {
 	return s.starts.names(service, host) || s.calls.names(service, host)
 }
 
+// NamesPort reports whether a call rule names a host that a connection to this port may mean: with the port, or without
+// one and the port is that of http.
+func (s *Set) NamesPort(port uint16) bool { return s.calls.onPort(port) }
+
 // Starts and Calls list the rules in the order in which they were read.
 func (s *Set) Starts() []*Start { return slices.Clone(s.starts.all) }
 

@@ -191,7 +191,7 @@ func (p *problems) upstreams(v any, service string) []Upstream {
 			out = append(out, p.upstream(fmt.Sprintf("upstreams[%d]", i), m, namespace))
 		}
 	default:
-		p.add("upstreams", fmt.Sprint(x), "is not a list", "write a list of {service, listen, to, host}")
+		p.add("upstreams", fmt.Sprint(x), "is not a list", "write a list of {service, listen, to, host, protocol}")
 	}
 	return out
 }
@@ -222,21 +222,30 @@ func (p *problems) upstream(at string, m map[string]any, namespace string) Upstr
 		return s
 	}
 	for k := range m {
-		if !slices.Contains([]string{"service", "listen", "to", "host"}, k) {
+		if !slices.Contains([]string{"service", "name", "listen", "to", "host", "protocol"}, k) {
 			unknown = append(unknown, k)
 		}
 	}
 	slices.Sort(unknown)
 	for _, k := range unknown {
-		p.add(at+"."+k, fmt.Sprint(m[k]), "unknown key", "known are service, listen, to and host")
+		p.add(at+"."+k, fmt.Sprint(m[k]), "unknown key", "known are service or name, listen, to, host and protocol")
 	}
-	u := Upstream{Service: qualified(one("service"), namespace), Listen: p.address(at+".listen", one("listen"), false),
-		Host: one("host")}
+	u := Upstream{Service: qualified(cmp.Or(one("service"), one("name")), namespace), Listen: p.address(at+".listen", one("listen"), false),
+		Host: one("host"), Protocol: one("protocol")}
 	for _, a := range p.list1(at+".to", m["to"]) {
 		u.To = append(u.To, p.address(at+".to", a, true))
 	}
 	if u.Service == "" {
 		p.add(at+".service", "", "is missing", "name the service that is called")
+	}
+	if len(u.To) == 0 && (u.Protocol == "tcp" || u.Protocol == "auto") {
+		p.add(at+".to", "", "is missing", "list the endpoints, host:port; only those of http are learned from sidecars")
+	}
+	if !slices.Contains([]string{"", "http", "tcp", "auto"}, u.Protocol) {
+		p.add(at+".protocol", u.Protocol, "is not one of the values", "write http, tcp or auto")
+	}
+	if u.Host != "" && u.Protocol == "tcp" {
+		p.add(at+".host", u.Host, "is for HTTP, but the protocol is tcp", "leave out the host, and let the application call the port at listen")
 	}
 	if u.Listen == "" && u.Host == "" {
 		p.add(at+".listen", "", "is missing, and so is host", "give the port that the application calls, or the host it names through the forward proxy")
@@ -300,6 +309,9 @@ func (p *problems) checkUpstreams(c *Config) {
 			p.add("upstreams", u.Service, "two upstreams claim this service", "keep one and list all endpoints in its `to`")
 		}
 		services[u.Service] = true
+		if u.Listen == "" && u.Host == "" && c.Redirect.Outbound == "" {
+			p.add("upstreams", u.Service, "has neither listen nor host", "give the port that the application calls, or the host it names through the forward proxy, or set transparent-outbound")
+		}
 		host := strings.ToLower(u.Host)
 		if other, taken := hosts[host]; taken && host != "" {
 			p.add("upstreams", u.Host, "two upstreams claim this host: "+other+" and "+u.Service, "give each service a host of its own")
@@ -324,6 +336,8 @@ func (p *problems) checkPorts(c *Config) {
 	}
 	claim("inbound", c.Inbound)
 	claim("outbound", c.Outbound)
+	claim("transparent-outbound", c.Redirect.Outbound)
+	claim("transparent-inbound", c.Redirect.Inbound)
 	claim("api", c.API)
 	claim("peer", c.Peer)
 	for _, u := range c.Upstreams {

@@ -26,6 +26,8 @@ type Config struct {
 	API       string
 	Peer      string
 	Upstreams []Upstream
+	Redirect  Redirect
+	RawIdle   time.Duration
 	Peers     []string
 	Policies  []string
 
@@ -80,6 +82,9 @@ type Upstream struct {
 	Listen  string   // host:port on this side
 	To      []string // endpoints of the service
 	Host    string   // name that the application uses for it; empty: none
+	// Protocol is http, tcp, auto (as policies say), or empty: http for the port at Listen, auto where connections are
+	// redirected.
+	Protocol string
 }
 
 // ErrHelp says that the user asked for help, which Load has written.
@@ -241,6 +246,7 @@ func (p *problems) values(v *viper.Viper) Config {
 	for _, a := range p.list1("peers", v.Get("peers")) {
 		c.Peers = append(c.Peers, p.address("peers", a, true))
 	}
+	c.Redirect, c.RawIdle = p.redirect(one), p.duration("raw-idle", one("raw-idle"))
 	c.Upstreams = p.upstreams(v.Get("upstreams"), c.Service)
 	return c
 }

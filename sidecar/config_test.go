@@ -77,6 +77,7 @@ func TestExampleInTheReferenceLoads(t *testing.T) {
 	}
 	want := Config{Service: "bank/transfers", App: "127.0.0.1:8080", Inbound: "0.0.0.0:15806", Outbound: "127.0.0.1:15801",
 		API: "127.0.0.1:15820", Peer: "0.0.0.0:15808", Peers: []string{"accounts:15808", "savings:15808"},
+		Redirect: Redirect{DetectTime: 200 * time.Millisecond}, RawIdle: 24 * time.Hour,
 		Policies: []string{"/etc/txmesh/policies"}, DataDir: "/var/lib/txmesh", MeshSecretFile: "/etc/txmesh/mesh-secret", ControlPlaneWait: 2 * time.Second, Store: "badger", Lease: 3 * time.Second,
 		Upstreams: []Upstream{
 			{Service: "bank/accounts", Listen: "127.0.0.1:9001", To: []string{"accounts:15806"}, Host: "accounts.bank"},

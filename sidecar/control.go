@@ -60,7 +60,7 @@ func (s *Sidecar) wireControl(version string) error {
 		return fmt.Errorf("control-plane-ca: %w", err)
 	}
 	c := &control{version: version, acked: map[string]time.Time{}}
-	opt := xds.Options{Addresses: s.cfg.ControlPlane, Credentials: secure, Log: s.log, File: filepath.Join(s.cfg.DataDir, "control-plane"),
+	opt := xds.Options{Addresses: s.cfg.ControlPlane, Credentials: secure, Log: s.log, Dial: s.dialer.DialContext, File: filepath.Join(s.cfg.DataDir, "control-plane"),
 		Policies: s.usePolicies, Peers: s.useFleet, Takeovers: s.useTakeovers, Observer: xds.Observer{Acked: c.onAcked, Nacked: s.metrics.onNacked}}
 	if s.cfg.Identity.From == "control-plane" {
 		opt.Roots = s.identity.SetRoots

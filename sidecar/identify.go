@@ -96,7 +96,7 @@ func (s *Sidecar) newIdentity() error {
 	}
 	m := s.metrics
 	var err error
-	s.identity, err = identity.New(identity.Options{TrustDomain: c.TrustDomain, Refused: m.onTLSRefused, Renewed: m.onRenewed, Log: s.log})
+	s.identity, err = identity.New(identity.Options{TrustDomain: c.TrustDomain, Refused: m.onTLSRefused, Renewed: m.onRenewed, Log: s.log, Dialer: s.dialer})
 	switch c.From {
 	case "control-plane":
 		a := identity.Authority{Address: c.JoinAddress, Service: s.cfg.Service, TokenFile: c.JoinTokenFile, RootsFile: c.JoinCAFile}
@@ -178,7 +178,7 @@ func (s *Sidecar) dialPeer(ctx context.Context, network, address string) (net.Co
 	conn, err := s.identity.Dial(ctx, network, address)
 	r, refused := errors.AsType[*identity.Refusal](err)
 	if s.cfg.Identity.Peers == "permissive" && (errors.Is(err, identity.ErrNone) || refused && r.By == identity.Self && r.Reason == identity.Plain) {
-		return new(net.Dialer).DialContext(ctx, network, address)
+		return s.dial(ctx, network, address)
 	}
 	return conn, err
 }
@@ -197,7 +197,7 @@ func (s *Sidecar) securedServices(l net.Listener) net.Listener {
 
 // dialService opens a connection to a service: over TLS where its sidecar takes that.
 func (s *Sidecar) dialService(ctx context.Context, network, address string) (net.Conn, error) {
-	conn, err := new(net.Dialer).DialContext(ctx, network, address)
+	conn, err := s.dial(ctx, network, address)
 	if err == nil {
 		conn, err = s.elsewhere(conn)
 	}

@@ -53,7 +53,7 @@ func keys() []key {
 		{name: "dtm-alert-after", kind: number, def: "3", doc: "failed tries after which it is told"},
 		{name: "trusted-gateways", kind: networks, doc: "networks whose requests to the inbound port may begin transactions by tx-start, in CIDR notation or as addresses, separated by commas; the header is removed from all others"},
 		{name: "outbound", kind: address, def: "127.0.0.1:15801", doc: "forward proxy for the application's own calls (HTTP_PROXY); `off` for none"},
-		{name: "upstreams", kind: upstreams, doc: "services that the application calls by an address of its own: a list of {service, listen, to, host}. Without `to`, the endpoints are those of the sidecars that peers or the control plane name. As flag or variable: `service=accounts,listen=127.0.0.1:0,to=10.0.0.7:15806|10.0.0.8:15806,host=accounts.bank`, several separated by `;`"},
+		{name: "upstreams", kind: upstreams, doc: "services that the application calls by an address of its own: a list of {service, listen, to, host, protocol}. Without `to`, the endpoints are those of the sidecars that peers or the control plane name. `protocol` is http (what a port speaks that says nothing), tcp (bytes pass as they are, the server may speak first) or auto (http if a policy names the service, else tcp); `name` may be written for `service`. As flag or variable: `service=accounts,listen=127.0.0.1:0,to=10.0.0.7:15806|10.0.0.8:15806,host=accounts.bank`, several separated by `;`"},
 		{name: "api", kind: address, def: "127.0.0.1:15820", doc: "local API, health, readiness and metrics"},
 		{name: "peer", kind: address, def: "127.0.0.1:15808", doc: "where other sidecars reach this one"},
 		{name: "peers", kind: addresses, doc: "peer ports of the other sidecars, host:port, separated by commas"},
@@ -84,7 +84,7 @@ func keys() []key {
 		{name: "retention", kind: duration, def: "24h", doc: "how long finished transactions are kept"},
 		{name: "retention-bytes", kind: size, def: "1GiB", doc: "size of the journal above which the oldest finished transactions go earlier"},
 		{name: "memory-limit", kind: size, def: "64MiB", doc: "soft limit of the heap: the garbage collector works harder near it (GOMEMLIMIT, if set, wins)"},
-	}, limitKeys(), identityKeys())
+	}, limitKeys(), redirectKeys(), identityKeys())
 }
 
 // env is the name of the key's variable.

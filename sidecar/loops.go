@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -230,7 +229,9 @@ func (s *Sidecar) appAnswers(ctx context.Context) bool {
 	if s.cfg.Alone() {
 		return false
 	}
-	conn, err := (&net.Dialer{Timeout: appDialMax}).DialContext(ctx, "tcp", s.cfg.App)
+	ctx, cancel := context.WithTimeout(ctx, appDialMax)
+	defer cancel()
+	conn, err := s.dial(ctx, "tcp", s.cfg.App)
 	if err != nil {
 		return false
 	}

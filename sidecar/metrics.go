@@ -14,6 +14,7 @@ import (
 	tallyprom "github.com/uber-go/tally/v4/prometheus"
 
 	"txmesh/interceptor/proxy"
+	"txmesh/interceptor/redirect"
 	"txmesh/policies"
 	"txmesh/sidecar/identity"
 	"txmesh/sidecar/xds"
@@ -51,6 +52,10 @@ func metricTable() []metric {
 		{"txmesh_append_seconds", "histogram", []string{"sync"}, "their durations, with and without sync"},
 		{"txmesh_requests_total", "counter", []string{"direction", "tagged"}, "requests that passed the Gate, by whether they belong to a transaction or were answered by the Gate"},
 		{"txmesh_refused_total", "counter", []string{"code"}, "requests, connections and exchanges that a port of the data path ended by itself, by the code of the error; TXM0210 counts the other ports as well. See docs/guide/hardening.md"},
+		{"txmesh_redirected_total", "counter", []string{"direction", "way"}, "connections that transparent mode or a port of protocol auto took, by what became of them: http (to the Gate), raw (no policy names the port), tls, other or server_first (passed raw after a look), loop, unknown or full (refused), gone (ended first)"},
+		{"txmesh_raw_connections", "gauge", []string{"direction"}, "connections that pass as bytes"},
+		{"txmesh_raw_connections_total", "counter", []string{"direction", "end"}, "those that ended: closed, reset, idle (too long), unreachable (the endpoint), full (too many), cut (by the end of the sidecar)"},
+		{"txmesh_raw_bytes_total", "counter", []string{"direction", "way"}, "their bytes, counted at their end: spliced (stayed in the kernel) or copied"},
 		{"txmesh_context_lost_total", "counter", nil, "calls that a rule names and that had no context while transactions were in flight"},
 		{"txmesh_context_ambiguous_total", "counter", nil, "calls that could belong to more than one transaction"},
 		{"txmesh_context_forged_total", "counter", nil, "contexts without a valid signature"},
@@ -117,6 +122,8 @@ type metrics struct {
 	xdsLastAck                        map[string]tally.Gauge
 
 	denials      map[policies.Act]map[string]tally.Counter
+	raw          [2]rawMetrics                      // by direction
+	redirected   [2][redirect.NumWays]tally.Counter // direction, way
 	certificate  tally.Gauge
 	certificates [2]tally.Counter
 	tlsRefused   map[identity.By]map[identity.Reason]tally.Counter
@@ -201,6 +208,7 @@ func (m *metrics) tagged() {
 		m.refused[c] = tag("cause", c).Counter("peer_refused_total")
 	}
 	m.security(tag)
+	m.connections(tag)
 }
 
 // security makes the series of certificates and of what callers may not do.

@@ -17,11 +17,15 @@ import (
 
 // Addresses is where a running sidecar listens. It is printed as one line of JSON when the sidecar is ready.
 type Addresses struct {
-	Ready     bool              `json:"ready"`
-	Owner     string            `json:"owner"`
-	Service   string            `json:"service"`
-	Inbound   string            `json:"inbound,omitempty"`
-	Outbound  string            `json:"outbound,omitempty"`
+	Ready    bool   `json:"ready"`
+	Owner    string `json:"owner"`
+	Service  string `json:"service"`
+	Inbound  string `json:"inbound,omitempty"`
+	Outbound string `json:"outbound,omitempty"`
+
+	TransparentOutbound string `json:"transparent_outbound,omitempty"`
+	TransparentInbound  string `json:"transparent_inbound,omitempty"`
+
 	API       string            `json:"api"`
 	Peer      string            `json:"peer"`
 	DTM       string            `json:"dtm,omitempty"`
@@ -43,6 +47,7 @@ type ports struct {
 	all       []port
 	inbound   net.Listener
 	outbound  net.Listener
+	taken     [2]net.Listener // by transparent mode, by direction
 	api, peer net.Listener
 	dtm       net.Listener
 	dtmGRPC   net.Listener
@@ -102,6 +107,7 @@ func (s *Sidecar) bindPeer() error {
 func (s *Sidecar) openProxies(p *ports) error {
 	opt := proxy.Options{Gate: counted{s.gate, s.metrics}, Log: s.log, Traffic: s.traffic, Limits: s.cfg.Limits, Refused: s.metrics.onRefusedCode}
 	opt.Limits.Conns = s.cfg.MaxConnections
+	opt.Dial = s.dial
 	gated := opt
 	gated.Dial = s.dialApp
 	gated.Trusted = trusts(s.cfg.TrustedGateways)
@@ -123,13 +129,16 @@ func (s *Sidecar) openProxies(p *ports) error {
 		if u.Listen == "" {
 			continue
 		}
-		up, err := proxy.NewUpstream(opt, u.Service, u.To)
+		up, err := s.newUpstream(opt, u)
 		if err != nil {
 			return err
 		}
 		if p.upstreams[u.Service], err = p.open("upstream "+u.Service, u.Listen, up.Serve, up.Shutdown); err != nil {
 			return err
 		}
+	}
+	if err := s.openRedirect(p, opt, in); err != nil {
+		return err
 	}
 	if s.cfg.Outbound != "" {
 		fw, err := proxy.NewForward(opt, routes)
@@ -227,7 +236,8 @@ func (s *Sidecar) addresses() Addresses {
 	for _, o := range []struct {
 		to *string
 		l  net.Listener
-	}{{&a.Inbound, p.inbound}, {&a.Outbound, p.outbound}, {&a.DTM, p.dtm}, {&a.DTMGRPC, p.dtmGRPC}} {
+	}{{&a.Inbound, p.inbound}, {&a.Outbound, p.outbound},
+		{&a.TransparentInbound, p.taken[interceptor.Inbound]}, {&a.TransparentOutbound, p.taken[interceptor.Outbound]}, {&a.DTM, p.dtm}, {&a.DTMGRPC, p.dtmGRPC}} {
 		if o.l != nil {
 			*o.to = o.l.Addr().String()
 		}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -15,6 +16,7 @@ import (
 
 	"txmesh/interceptor"
 	"txmesh/interceptor/dtm"
+	"txmesh/interceptor/redirect"
 	"txmesh/interceptor/traffic"
 	"txmesh/policies"
 	"txmesh/sidecar/admin"
@@ -52,6 +54,9 @@ type Sidecar struct {
 	owners    *owners.Owners
 	keeper    *takeover.Keeper // nil: the store is embedded
 	leased    atomic.Bool      // keeper has claimed the own journal and runs
+	dialer    *net.Dialer      // of all connections
+	guard     redirect.Guard
+	services  *destinations
 	caller    *outbound.Caller
 	app       *outbound.App
 	dtm       *dtm.Service // nil: no clients of DTM are served
@@ -76,7 +81,8 @@ func New(cfg Config, version string, log *slog.Logger) (*Sidecar, error) {
 
 // newOn is New on a shared store that is open already.
 func newOn(shared txlog.Shared, cfg Config, version string, log *slog.Logger) (*Sidecar, error) {
-	s := &Sidecar{cfg: cfg, shared: shared, log: log, metrics: newMetrics(version), reasons: []string{"starting"}}
+	s := &Sidecar{cfg: cfg, shared: shared, log: log, metrics: newMetrics(version), reasons: []string{"starting"},
+		dialer: &net.Dialer{Control: redirect.Marked(cfg.Redirect.Mark)}, services: newDestinations(cfg.Upstreams)}
 	if err := s.wire(version); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -114,10 +120,10 @@ func (s *Sidecar) wire(version string) error {
 	if err := s.wireControl(version); err != nil {
 		return err
 	}
-	s.app = outbound.NewApp(s.cfg.App, s.cfg.MaxBody)
+	s.app = outbound.NewApp(s.cfg.App, s.cfg.MaxBody, s.dialer.Control)
 	doors := map[string]interceptor.Door{admin.DoorName: admin.Door{Keys: keys}}
 	s.caller = outbound.New(outbound.Options{Doors: doors, Documents: s.docs, Homes: (*homes)(s), Places: (*places)(s), Keys: keys,
-		SecretsDir: s.cfg.SecretsDir, Secure: s.secureService, BodyMax: s.cfg.MaxBody, AllowLinkLocal: s.cfg.AllowLinkLocal, Now: time.Now})
+		SecretsDir: s.cfg.SecretsDir, Control: s.dialer.Control, Secure: s.secureService, BodyMax: s.cfg.MaxBody, AllowLinkLocal: s.cfg.AllowLinkLocal, Now: time.Now})
 	s.owners = s.newOwners()
 	if s.cfg.DTM.Open() || s.shared != nil { // an adopted journal may hold transactions of its clients
 		s.dtm = s.newDTM(version)
@@ -144,6 +150,7 @@ func (s *Sidecar) Run(ctx context.Context, ready func(Addresses)) error {
 
 	s.prove(background, &loops)
 	s.directory.Refresh(ctx) // so that the first calls find their homes
+	s.services.refresh(ctx)
 	if s.shared != nil {
 		if err := errors.Join(s.bindPeer(), s.newKeeper()); err != nil {
 			return err
@@ -158,7 +165,7 @@ func (s *Sidecar) Run(ctx context.Context, ready func(Addresses)) error {
 	if err := s.bind(); err != nil {
 		return err
 	}
-	running := []func(context.Context){s.directory.Run, s.trimLoop, s.sweepLoop, s.gaugeLoop, s.learnLoop}
+	running := []func(context.Context){s.directory.Run, s.services.run, s.trimLoop, s.sweepLoop, s.gaugeLoop, s.learnLoop}
 	if s.keeper != nil {
 		running = append(running, func(ctx context.Context) { s.keepLeases(ctx, held) })
 	}

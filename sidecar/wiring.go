@@ -149,6 +149,7 @@ func (s *Sidecar) wirePeers(auth *peer.Auth) error {
 	s.client = peer.NewClient(auth, s.cfg.PeerTimeout, func(ctx context.Context, owner string) (string, error) {
 		return s.addressOf(ctx, owner)
 	})
+	s.client.DialBy(s.dialer.DialContext)
 	if s.identity != nil {
 		s.client.Secured(s.dialPeer)
 	}

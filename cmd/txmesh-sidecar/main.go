@@ -36,6 +36,9 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		fmt.Fprintln(stdout, "txmesh-sidecar", version)
 		return nil
 	}
+	if len(args) > 0 && args[0] == redirectCommand {
+		return writeRules(args[1:], stdout)
+	}
 	cfg, err := sidecar.Load(args, environ, func(text string) { fmt.Fprint(stdout, text) })
 	if errors.Is(err, sidecar.ErrHelp) {
 		return nil

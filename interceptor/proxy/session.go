@@ -22,11 +22,12 @@ func past() time.Time { return time.Unix(1, 0) }
 // writes to the client. While a request body streams, or after a while of waiting, a second goroutine (the
 // uploader, upload.go) reads from the client and writes to the upstream; it is always stopped before the next step.
 type session struct {
-	srv  *server
-	conn net.Conn
-	in   reader
-	to   taker
-	out  []byte // the next bytes to the client, or the request on its way out
+	srv    *server
+	router router
+	conn   net.Conn
+	in     reader
+	to     taker
+	out    []byte // the next bytes to the client, or the request on its way out
 
 	trusted bool // Port.Trusted
 
@@ -54,7 +55,7 @@ type session struct {
 }
 
 func newSession(srv *server, conn net.Conn) *session {
-	s := &session{srv: srv, conn: conn, in: reader{conn: conn, pool: srv.bufs}, to: newTaker(conn, srv.opts.Limits.WriteIdle)}
+	s := &session{srv: srv, router: srv.routerOf(conn), conn: conn, in: reader{conn: conn, pool: srv.bufs}, to: newTaker(conn, srv.opts.Limits.WriteIdle)}
 	s.req.src, s.req.fill, s.req.tunes = &s.in, s.fillSlowly, s.welcomeBody
 	s.res.fill = s.fillUp
 	s.trusted = srv.opts.Trusted != nil && srv.opts.Trusted(conn.RemoteAddr())
@@ -172,7 +173,7 @@ func (s *session) exchange(end int) bool {
 		s.refuse(err)
 		return false
 	}
-	t, err := s.srv.router.route(&s.req)
+	t, err := s.router.route(&s.req)
 	if err != nil {
 		return s.reply(s.srv.count(err).answer())
 	}

@@ -18,7 +18,7 @@ const closeMax = 100 * time.Millisecond
 
 // Dial opens a TLS connection to a sidecar of the mesh.
 func (i *Identity) Dial(ctx context.Context, network, address string) (net.Conn, error) {
-	raw, err := new(net.Dialer).DialContext(ctx, network, address)
+	raw, err := i.opt.Dialer.DialContext(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}

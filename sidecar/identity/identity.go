@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"sync"
 	"time"
 
@@ -31,6 +32,7 @@ type Options struct {
 	Refused     func(by By, reason Reason) // a handshake ended without a connection
 	Renewed     func(ok bool)              // a certificate was put in force, or a source could not bring one
 	Log         *slog.Logger               // nil: silence
+	Dialer      *net.Dialer                // of Dial; nil: a plain one
 }
 
 // Identity holds the certificate and the roots in force. Connections that exist never notice a change; every handshake
@@ -68,6 +70,9 @@ func New(opt Options) (*Identity, error) {
 	}
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	if opt.Dialer == nil {
+		opt.Dialer = new(net.Dialer)
 	}
 	if opt.Refused == nil {
 		opt.Refused = func(By, Reason) {}

@@ -17,9 +17,10 @@ type App struct {
 	grpc    grpcConns
 }
 
-// NewApp returns the sender to the application at host:port. Answers longer than bodyMax are errors.
-func NewApp(address string, bodyMax int) *App {
-	w := newWire(true, bodyMax)
+// NewApp returns the sender to the application at host:port. Answers longer than bodyMax are errors. Every
+// connection is shown to control; nil: none is.
+func NewApp(address string, bodyMax int, control Control) *App {
+	w := newWire(true, bodyMax, control)
 	return &App{address: address, wire: w, grpc: newGRPCConns(w.transport)}
 }
 

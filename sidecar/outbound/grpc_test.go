@@ -96,7 +96,7 @@ func newGRPCWorld(t *testing.T, l *ledger.Ledger, undo string, described bool, c
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &grpcWorld{t: t, ledger: l, kept: map[string]policies.Source{}, rule: set.Calls()[0], app: NewApp(l.Address, 1000)}
+	w := &grpcWorld{t: t, ledger: l, kept: map[string]policies.Source{}, rule: set.Calls()[0], app: NewApp(l.Address, 1000, nil)}
 	opt := Options{Documents: w, Places: w, Keys: keys, BodyMax: 1000, Now: func() time.Time { return now }}
 	for _, f := range change {
 		f(&opt)

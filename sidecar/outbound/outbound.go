@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"syscall"
 	"time"
 
 	"txmesh/interceptor"
@@ -49,9 +50,13 @@ type Options struct {
 	BodyMax        int // bytes of an answer
 	AllowLinkLocal bool
 	Now            func() time.Time
+	Control        Control           // of every connection; nil: nothing is done
 	Secure         Secure            // nil: nothing is
 	Transport      http.RoundTripper // default: connections of its own; simulations have their own network
 }
+
+// Control is that of net.Dialer: it sees each socket before it connects.
+type Control func(network, address string, c syscall.RawConn) error
 
 // Secure makes TLS of a connection to the endpoint of a service where it takes that; else it returns conn. It closes conn
 // when it fails.
@@ -68,7 +73,7 @@ type Caller struct {
 // New returns a Caller. Close it to drop its idle connections.
 func New(opt Options) *Caller {
 	c := &Caller{opt: opt, rules: rules{docs: opt.Documents, byName: map[ruleName]*policies.Call{}},
-		wire: newWire(opt.AllowLinkLocal, opt.BodyMax)}
+		wire: newWire(opt.AllowLinkLocal, opt.BodyMax, opt.Control)}
 	c.wire.transport.secure = opt.Secure
 	c.grpc = newGRPCConns(c.wire.transport)
 	if opt.Transport != nil {

@@ -583,7 +583,7 @@ func TestUndoAsksItsHomeForTheAnswer(t *testing.T) {
 
 func TestAppGetsRequestsAsTheyAre(t *testing.T) {
 	w := newWorld(t)
-	app := NewApp(w.service.Listener.Addr().String(), 1000)
+	app := NewApp(w.service.Listener.Addr().String(), 1000, nil)
 	defer app.Close()
 	w.answer = func(rw http.ResponseWriter, _ *http.Request) {
 		rw.Header().Set("X-Answer", "1")

@@ -36,10 +36,15 @@ type transport struct {
 	conns  map[*tracked]struct{}
 }
 
-func newTransport(allowLinkLocal bool, bodyMax int) *transport {
-	d := &net.Dialer{Timeout: dialMax}
+func newTransport(allowLinkLocal bool, bodyMax int, control Control) *transport {
+	d := &net.Dialer{Timeout: dialMax, Control: control}
 	if !allowLinkLocal {
-		d.Control = func(_, address string, _ syscall.RawConn) error { return notLinkLocal(address) }
+		d.Control = func(network, address string, c syscall.RawConn) error {
+			if err := notLinkLocal(address); err != nil || control == nil {
+				return err
+			}
+			return control(network, address, c)
+		}
 	}
 	return &transport{dial: d, bodyMax: bodyMax, hosts: map[string]*fasthttp.HostClient{}, conns: map[*tracked]struct{}{}}
 }

@@ -29,7 +29,7 @@ func TestNothingIsRepeatedBehindTheEngine(t *testing.T) {
 		}
 	}))
 	defer srv.Close()
-	app := NewApp(srv.Listener.Addr().String(), 1000)
+	app := NewApp(srv.Listener.Addr().String(), 1000, nil)
 	defer app.Close()
 	out := &interceptor.Outgoing{Method: "DELETE", Path: "/x", Header: http.Header{"Idempotency-Key": {`"k"`}}}
 	if _, err := app.Send(context.Background(), out); err != nil {
@@ -51,7 +51,7 @@ func TestCancelledCallReturnsAtOnce(t *testing.T) {
 	defer silent.Close()
 	ctx, cancel := context.WithCancelCause(context.Background())
 	cancel(context.Canceled)
-	app := NewApp(silent.Addr().String(), 1000)
+	app := NewApp(silent.Addr().String(), 1000, nil)
 	start := time.Now()
 	_, err = app.Send(ctx, &interceptor.Outgoing{Method: "GET", Path: "/"})
 	if err == nil || time.Since(start) > 30*time.Second {
@@ -72,7 +72,7 @@ func TestClosedConnectionTakesNoRequest(t *testing.T) {
 	}
 	srv.Start()
 	defer srv.Close()
-	app := NewApp(srv.Listener.Addr().String(), 1000)
+	app := NewApp(srv.Listener.Addr().String(), 1000, nil)
 	defer app.Close()
 	for n := range 4 {
 		if _, err := app.Send(context.Background(), &interceptor.Outgoing{Method: "POST", Path: "/x"}); err != nil {

@@ -39,8 +39,8 @@ type wire struct {
 	bodyMax   int
 }
 
-func newWire(allowLinkLocal bool, bodyMax int) *wire {
-	t := newTransport(allowLinkLocal, bodyMax)
+func newWire(allowLinkLocal bool, bodyMax int, control Control) *wire {
+	t := newTransport(allowLinkLocal, bodyMax, control)
 	return &wire{bodyMax: bodyMax, transport: t, trip: t}
 }
 

@@ -17,6 +17,7 @@ import (
 )
 
 const (
+	connectMax = 2 * time.Second
 	// StatusMax is how many ids one Status may ask about.
 	StatusMax = 500
 	// PhaseUnknown is the answer for a transaction that the owner does not know (any more).
@@ -37,7 +38,7 @@ type Client struct {
 // application called, takes at most timeout.
 func NewClient(auth *Auth, timeout time.Duration, address func(ctx context.Context, owner string) (string, error)) *Client {
 	transport := &http.Transport{
-		DialContext:         (&net.Dialer{Timeout: min(timeout, 2*time.Second)}).DialContext,
+		DialContext:         (&net.Dialer{Timeout: min(timeout, connectMax)}).DialContext,
 		MaxIdleConnsPerHost: 64,
 		IdleConnTimeout:     time.Minute,
 		DisableCompression:  true,
@@ -49,6 +50,16 @@ func NewClient(auth *Auth, timeout time.Duration, address func(ctx context.Conte
 // Secured makes the client open its connections by dial, which makes TLS of them. Call it before the first request.
 func (c *Client) Secured(dial func(ctx context.Context, network, address string) (net.Conn, error)) {
 	c.scheme, c.transport.DialTLSContext = "https", dial
+}
+
+// DialBy makes the client open its plain connections by dial, which is given little time. Call it before the first request.
+func (c *Client) DialBy(dial func(ctx context.Context, network, address string) (net.Conn, error)) {
+	within := min(c.timeout, connectMax)
+	c.transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, within)
+		defer cancel()
+		return dial(ctx, network, address)
+	}
 }
 
 // Close drops idle connections.

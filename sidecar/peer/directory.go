@@ -36,6 +36,7 @@ type Directory struct {
 	learned  map[string]learned // by configured peer
 	owners   map[string]string  // owner -> configured peer
 	inbounds map[string]string  // inbound endpoint -> home
+	services map[string]string  // inbound endpoint -> service
 	round    chan struct{}      // closed when the running round ends; nil: none runs
 	ended    time.Time          // of the last round
 	fresh    map[string]bool    // peers that answered in it
@@ -180,6 +181,13 @@ func (d *Directory) TLSAt(endpoint string) bool {
 	defer d.mu.Unlock()
 	p, ok := d.owners[d.inbounds[endpoint]]
 	return ok && d.learned[p].Identity.TLS
+}
+
+// ServiceAt returns the service of the peer whose inbound port an endpoint is, "" if it is none's.
+func (d *Directory) ServiceAt(endpoint string) string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.services[endpoint]
 }
 
 // EndpointsOf returns the inbound endpoints of the peers that serve a service.
@@ -360,7 +368,7 @@ func (d *Directory) merge(found map[string]learned) map[string]learned {
 }
 
 func (d *Directory) index() {
-	d.owners, d.inbounds = map[string]string{}, map[string]string{}
+	d.owners, d.inbounds, d.services = map[string]string{}, map[string]string{}, map[string]string{}
 	for _, p := range d.peers() {
 		l, ok := d.learned[p]
 		if !ok {
@@ -368,7 +376,7 @@ func (d *Directory) index() {
 		}
 		d.owners[l.Identity.Owner] = p
 		for _, a := range l.Aliases {
-			d.inbounds[a] = l.Identity.home()
+			d.inbounds[a], d.services[a] = l.Identity.home(), l.Identity.Service
 		}
 	}
 	if d.self.Owner != "" && d.self.Inbound != "" {

@@ -78,7 +78,12 @@ func (c *Client) dial(address string) (*grpc.ClientConn, error) {
 		}
 		secure = c.opt.Credentials(host)
 	}
+	dial := c.opt.Dial
+	if dial == nil {
+		dial = new(net.Dialer).DialContext
+	}
 	return grpc.NewClient(address, grpc.WithTransportCredentials(secure), grpc.WithNoProxy(),
+		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) { return dial(ctx, "tcp", address) }),
 		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: connectMax}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingEvery, Timeout: pingAnswerMax}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(receiveMax)), grpc.WithDisableServiceConfig())

@@ -27,6 +27,7 @@ type Options struct {
 	Credentials func(host string) credentials.TransportCredentials
 	File        string // where the last good configuration is kept
 	Log         *slog.Logger
+	Dial        func(ctx context.Context, network, address string) (net.Conn, error) // nil: TCP
 
 	// Policies puts a set in force. It may take its time, and is asked again after an error until it has done so or a
 	// newer set has come.

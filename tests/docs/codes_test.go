@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -11,6 +12,8 @@ import (
 
 	"txmesh/interceptor"
 	"txmesh/interceptor/proxy"
+	"txmesh/interceptor/raw"
+	"txmesh/interceptor/redirect"
 	"txmesh/policies"
 	"txmesh/sidecar/admin"
 )
@@ -30,7 +33,7 @@ type section struct {
 }
 
 func sections() []section {
-	var policy, gate, forwarder, api []code
+	var policy, gate, forwarder, connections, api []code
 	for _, c := range policies.Codes() {
 		policy = append(policy, code{c.Code, c.Title, c.Remedy, 0})
 	}
@@ -40,6 +43,13 @@ func sections() []section {
 	for _, c := range proxy.Codes() {
 		forwarder = append(forwarder, code{c.Code, c.Title, c.Remedy, c.Status})
 	}
+	for _, c := range redirect.Codes() {
+		connections = append(connections, code{c.Code, c.Title, c.Remedy, 0})
+	}
+	for _, c := range raw.Codes() {
+		connections = append(connections, code{c.Code, c.Title, c.Remedy, 0})
+	}
+	slices.SortFunc(connections, func(a, b code) int { return strings.Compare(a.code, b.code) })
 	for _, c := range admin.Codes() {
 		api = append(api, code{c.Code, c.Title, c.Remedy, c.Status})
 	}
@@ -47,6 +57,7 @@ func sections() []section {
 		{"Policies", "Findings of `txmesh policy check`, of the start and of a reload.", policy},
 		{"The transaction protocol", "Answers of the Gate to requests and calls.", gate},
 		{"The proxy", "Answers of the forwarder, tagged or not.", forwarder},
+		{"Connections", "In the log alone: a connection that passes as bytes has no answer that could tell them.", connections},
 		{"The local API", "Answers of the API port.", api},
 	}
 }

@@ -24,6 +24,7 @@ type Process struct {
 	Args []string
 	Env  []string // beside that of the test run
 	Log  string   // file
+	UID  uint32   // user and group; 0: ours
 	// On runs what starts the child, on the thread of the host that it is to live on; nil: right here.
 	On func(start func() error) error
 
@@ -44,6 +45,9 @@ func (p *Process) Start(ready any) error {
 	p.cmd = exec.Command(p.Path, p.Args...) //nolint:noctx // it lives until Kill
 	p.cmd.Env, p.cmd.Stderr = append(Environ(), p.Env...), log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if p.UID != 0 {
+		p.cmd.SysProcAttr.Credential = &syscall.Credential{Uid: p.UID, Gid: p.UID}
+	}
 	stdout, err := p.cmd.StdoutPipe()
 	if err == nil {
 		err = p.launch()
