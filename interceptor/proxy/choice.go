@@ -24,11 +24,16 @@ func (s *session) choose(t *target, first bool) *Error {
 	}
 	var err error
 	s.lease, err = t.cluster.Pick(s.srv.ctx, traffic.Ask{Method: s.req.Method(), Path: s.req.Path(), First: first, Alone: true})
-	if err == nil {
-		t.port.Endpoint = s.lease.Endpoint()
-		return nil
+	if err != nil {
+		return noPlace(t.port.Service, err)
 	}
-	e := &Error{Endpoint: t.port.Service, cause: err}
+	t.port.Endpoint = s.lease.Endpoint()
+	return nil
+}
+
+// noPlace says why a request was given no endpoint.
+func noPlace(service string, err error) *Error {
+	e := &Error{Endpoint: service, cause: err}
 	switch {
 	case errors.Is(err, traffic.ErrFull):
 		e.fault = faultFull
@@ -103,7 +108,7 @@ func ofError(err *Error) (traffic.Outcome, policies.RetryOn) {
 func ofStatus(status int, code string) (traffic.Outcome, policies.RetryOn) {
 	codes := Codes()
 	switch code {
-	case codes[faultConns].Code, codes[faultFull].Code, codes[faultWaited].Code:
+	case codes[faultConns].Code, codes[faultFull].Code, codes[faultWaited].Code, codes[faultQueue].Code:
 		return traffic.Unjudged, policies.NotSent
 	case codes[faultUnreachable].Code, codes[faultNowhere].Code:
 		return traffic.Failed, policies.NotSent

@@ -18,7 +18,12 @@ import (
 func newHTTP2(s *server) *h2.Server {
 	l := s.opts.Limits
 	return h2.New(h2.Options{
-		Gate: s.opts.Gate, Log: s.opts.Log, Dial: s.opts.DialHTTP2, Route: s.routeHTTP2, Explain: explain, Refused: s.opts.Refused,
+		Gate: s.opts.Gate, Log: s.opts.Log, Dial: s.opts.DialHTTP2, Explain: explain, Refused: s.opts.Refused,
+		NoPlace: func(service string, err error) *h2.Failure { return noPlace(service, err).failure() },
+		Judge: func(status int, code string) traffic.Outcome {
+			outcome, _ := ofStatus(status, code)
+			return outcome
+		},
 		Limits: h2.Limits{
 			HeaderBytes: l.HeaderBytes, HeaderFields: l.HeaderFields, BodyBytes: l.BodyBytes, HeaderTime: l.HeaderTime,
 			BufferTime: l.BufferTime, Idle: l.Idle, EndpointIdle: l.EndpointIdle, DialTime: l.DialTime, Exchange: l.Exchange,
@@ -27,20 +32,17 @@ func newHTTP2(s *server) *h2.Server {
 	})
 }
 
-func (s *server) routeHTTP2(authority string) (h2.Target, *h2.Failure) {
+func (s *session) routeHTTP2(authority string) (h2.Target, *h2.Failure) {
 	t, err := s.router.routeTo(authority)
 	if err != nil {
-		return h2.Target{}, &h2.Failure{Code: err.Code(), Endpoint: err.Endpoint, Detail: err.detail}
+		return h2.Target{}, err.failure()
 	}
-	if t.cluster != nil {
-		lease, err := t.cluster.Pick(s.ctx, traffic.Ask{Method: "POST", Path: "/"})
-		if err != nil {
-			return h2.Target{}, &h2.Failure{Code: h2.CodeQueue, Endpoint: t.port.Service, Cause: err}
-		}
-		t.port.Endpoint = lease.Endpoint()
-		lease.Done()
-	}
-	return h2.Target{Port: t.port}, nil
+	return h2.Target{Port: t.port, Cluster: t.cluster}, nil
+}
+
+// failure is an error of which nothing was sent, as HTTP/2 has it.
+func (e *Error) failure() *h2.Failure {
+	return &h2.Failure{Code: e.Code(), Endpoint: e.Endpoint, Detail: e.detail, Cause: e.cause}
 }
 
 // explain makes the error of this package of a failure of HTTP/2.
@@ -59,7 +61,7 @@ func explain(f h2.Failure) (error, *interceptor.Answer) {
 // serveHTTP2 hands the connection over, with the bytes that were read from it.
 func (s *session) serveHTTP2(up *h2.Upgrade) {
 	writeUntil(s.conn, time.Time{}) // it sets its own
-	c := s.srv.h2.NewConn(s.conn, s.in.buffered(), h2.Client{Trusted: s.trusted, Caller: s.caller()}, up)
+	c := s.srv.h2.NewConn(s.conn, s.in.buffered(), h2.Client{Trusted: s.trusted, Caller: s.caller(), Route: s.routeHTTP2}, up)
 	s.in.release()
 	s.idle.Store(false)
 	s.h2.Store(c)
@@ -87,7 +89,16 @@ func (s *session) upgradeHTTP2(t target) *h2.Upgrade {
 	if err != nil || len(settings)%6 != 0 {
 		return nil
 	}
-	if !s.srv.h2.Speaks(t.port.Endpoint) {
+	endpoint := t.port.Endpoint
+	if t.cluster != nil {
+		lease, err := t.cluster.TryPick(traffic.Ask{Method: s.req.Method(), Path: s.req.Path()})
+		if err != nil {
+			return nil
+		}
+		endpoint = lease.Endpoint()
+		lease.Done() // stream 1 asks for one of its own
+	}
+	if !s.srv.h2.Speaks(endpoint) {
 		return nil
 	}
 	h.drop("http2-settings", 0)

@@ -16,6 +16,7 @@ var (
 	ErrFull       = errors.New("as many requests as are allowed are running and waiting")
 	ErrWaited     = errors.New("no turn came in time")
 	ErrNoEndpoint = errors.New("no endpoint is known")
+	ErrBusy       = errors.New("its turn comes later") // TryPick alone says so
 )
 
 // firstPendingMin is how many ops may wait at least, whatever a policy says of new work.
@@ -94,22 +95,10 @@ func (c *Cluster) SetEndpoints(addresses []string) {
 // by Done. It does not allocate unless it waits.
 func (c *Cluster) Pick(ctx context.Context, a Ask) (Lease, error) {
 	c.mu.Lock()
-	c.follow()
-	if len(c.endpoints) == 0 {
+	l, err := c.now(a)
+	if !errors.Is(err, ErrBusy) {
 		c.mu.Unlock()
-		c.refused(a)
-		return Lease{}, ErrNoEndpoint
-	}
-	if c.queue(a).Len() == 0 && (a.First || c.first.Len() == 0) {
-		if l, ok := c.grant(a); ok {
-			c.mu.Unlock()
-			return l, nil
-		}
-	}
-	if c.queue(a).Len() >= c.pendingMax(a) {
-		c.mu.Unlock()
-		c.refused(a)
-		return Lease{}, ErrFull
+		return l, err
 	}
 	w := &waiter{ask: a, ready: make(chan struct{})}
 	place := c.queue(a).PushBack(w)
@@ -117,6 +106,32 @@ func (c *Cluster) Pick(ctx context.Context, a Ask) (Lease, error) {
 	patience, began := c.rule.Connect, c.opts.Now()
 	c.mu.Unlock()
 	return c.wait(ctx, w, place, patience, began)
+}
+
+// TryPick is Pick for who must not block: where Pick would wait, it says ErrBusy.
+func (c *Cluster) TryPick(a Ask) (Lease, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now(a)
+}
+
+// now grants or refuses a request, or says that it has to wait.
+func (c *Cluster) now(a Ask) (Lease, error) {
+	c.follow()
+	if len(c.endpoints) == 0 {
+		c.refused(a)
+		return Lease{}, ErrNoEndpoint
+	}
+	if c.queue(a).Len() == 0 && (a.First || c.first.Len() == 0) {
+		if l, ok := c.grant(a); ok {
+			return l, nil
+		}
+	}
+	if c.queue(a).Len() >= c.pendingMax(a) {
+		c.refused(a)
+		return Lease{}, ErrFull
+	}
+	return Lease{}, ErrBusy
 }
 
 func (c *Cluster) wait(ctx context.Context, w *waiter, place *list.Element, patience time.Duration, began time.Time) (Lease, error) {

@@ -55,6 +55,17 @@ func (l *Lease) Idle() time.Duration {
 	return l.rule.Idle
 }
 
+// Conns is how many connections to one endpoint there may be; 0: as many as the forwarder likes.
+func (l *Lease) Conns() int {
+	if l.c == nil || l.c.own {
+		return 0
+	}
+	return l.rule.Connections.Max
+}
+
+// Governed reports whether a TrafficPolicy says how often the request may be sent again.
+func (l *Lease) Governed() bool { return l.c != nil && !l.c.own && l.rule.Policy != "" }
+
 // Request is how long the whole exchange may take; 0: as long as it likes.
 func (l *Lease) Request() time.Duration {
 	if l.c == nil || l.c.own {
@@ -130,6 +141,9 @@ func (l *Lease) Next(why policies.RetryOn) bool {
 	}
 	return granted
 }
+
+// Elsewhere is Next for a request that its endpoint has certainly not processed.
+func (l *Lease) Elsewhere() bool { return l.Next(policies.ConnectFailure) }
 
 // other is the next endpoint in turn that can be used, an ejected one if all others are; the same one if it is alone.
 func (l *Lease) other() *endpoint {

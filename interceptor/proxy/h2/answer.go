@@ -15,6 +15,8 @@ import (
 // reply answers in place of the endpoint; called with mu held.
 func (s *stream) reply(a *interceptor.Answer, b *batch) {
 	s.cut(http2.ErrCodeCancel, b)
+	s.over = true
+	s.lease.Done()
 	s.toUp.drop(b)
 	s.pause()
 	if s.downDone {

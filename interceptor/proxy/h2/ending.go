@@ -6,6 +6,7 @@ import (
 
 // fail ends an exchange that cannot go on: who guides it does, or else it ends here; called with mu held.
 func (s *stream) fail(f *Failure, b *batch) {
+	s.report(f)
 	if !s.guided {
 		s.conclude(f, b)
 		return
@@ -19,6 +20,8 @@ func (s *stream) fail(f *Failure, b *batch) {
 // conclude tells the client of a failure, by an answer if it has seen none; called with mu held.
 func (s *stream) conclude(f *Failure, b *batch) {
 	s.cut(http2.ErrCodeCancel, b)
+	s.over = true
+	s.lease.Done()
 	s.srv.refused(f.Code)
 	switch {
 	case s.downDone:
@@ -60,6 +63,9 @@ func (s *stream) clientGone(code http2.ErrCode, b *batch) {
 		return
 	}
 	s.downDone = true
+	if s.quit != nil && !s.outlives() {
+		s.quit()
+	}
 	if !s.guided || s.ticket != nil && !s.ticket.Hold {
 		s.toDown.drop(b) // else the Gate still reads the answer
 	}
@@ -86,7 +92,7 @@ func (s *stream) endpointReset(l *link, code http2.ErrCode, b *batch) {
 		s.toUp.drop(b)
 		s.settle(b)
 	case code == http2.ErrCodeRefusedStream && s.status == 0:
-		s.unprocessed(b)
+		s.unprocessed(!s.lease.Governed(), b)
 	default:
 		s.fail(&Failure{Code: CodeBroken, Endpoint: l.endpoint, Sent: true, Detail: "stream given up with " + code.String(),
 			reset: code, isReset: true}, b)
@@ -101,24 +107,26 @@ func (s *stream) notProcessed(l *link, b *batch) {
 		return
 	}
 	s.upDone = true
-	s.unprocessed(b)
+	s.unprocessed(true, b)
 }
 
-// unprocessed sends an untagged request again: the endpoint has promised that nothing came of it. Called with mu held.
-func (s *stream) unprocessed(b *batch) {
-	if s.guided || s.noReplay || s.downDone || s.moves == movesMax {
+// unprocessed sends an untagged request again: the endpoint has promised that nothing came of it. Where the policy gives
+// no other, stay lets it go to the same endpoint: a connection that ends is replaced, as one of HTTP/1 is. Called with mu held.
+func (s *stream) unprocessed(stay bool, b *batch) {
+	may := !s.guided && !s.noReplay && !s.downDone
+	switch {
+	case may && s.lease.Elsewhere():
+		s.target.Port.Endpoint = s.lease.Endpoint()
+	case may && stay && s.moves < movesMax:
+		s.moves++
+	default:
 		s.fail(&Failure{Code: CodeRefused, Endpoint: s.up.endpoint}, b)
 		return
 	}
-	s.moves++
 	d := &s.toUp
 	d.pending = append(append([]byte(nil), s.replay...), d.waiting()...)
 	d.off, d.held, d.closed, d.dst, s.replay = 0, true, false, nil, nil
 	s.up = nil
-	if n := len(s.target.Endpoints); n > 1 {
-		s.target.At = (s.target.At + 1) % n
-		s.target.Port.Endpoint = s.target.Endpoints[s.target.At]
-	}
 	go s.connectLater()
 }
 

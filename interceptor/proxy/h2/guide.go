@@ -11,18 +11,27 @@ import (
 
 // guide asks the Gate about a request, which may take its time, and leads a tagged one to its After.
 func (s *stream) guide() {
-	v := s.srv.opts.Gate.Before(s.srv.ctx, s.target.Port, (*request)(s))
 	var b batch
 	defer b.flush()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.consult(&b)
+}
+
+// consult is called with mu held, by a goroutine that may wait.
+func (s *stream) consult(b *batch) {
+	var v interceptor.Verdict
+	if s.srv.opts.Gate != nil {
+		s.mu.Unlock() // what the Gate sees locks by itself
+		v = s.srv.opts.Gate.Before(s.srv.ctx, s.target.Port, (*request)(s))
+		s.mu.Lock()
+	}
 	s.ticket = v.Ticket
-	s.decided(v, &b)
+	s.decided(v, b)
 }
 
 // decided does what the Gate has said of a request; called with mu held.
 func (s *stream) decided(v interceptor.Verdict, b *batch) {
-	limits := &s.srv.opts.Limits
 	switch {
 	case v.Ticket != nil:
 		s.lead(b)
@@ -32,13 +41,13 @@ func (s *stream) decided(v interceptor.Verdict, b *batch) {
 	case s.failure != nil:
 		s.guided = false
 		s.conclude(s.failure, b)
-	case s.downDone && s.guided:
+	case s.downDone:
 		s.guided = false
+		s.lease.Done()
 		s.settle(b)
 	default:
 		s.guided = false
-		s.within(limits.Exchange)
-		s.dispatch(b)
+		s.admit(b)
 	}
 }
 
@@ -47,9 +56,11 @@ func (s *stream) lead(b *batch) {
 	t := s.ticket
 	limit := t.Timeout
 	if limit == 0 {
-		limit = s.srv.opts.Limits.Exchange
+		limit = s.exchangeLimit()
 	}
-	if t.Endpoint != "" {
+	if t.Endpoint != "" && t.Endpoint != s.target.Port.Endpoint {
+		s.lease.Done()
+		s.target = Target{Port: s.target.Port}
 		s.target.Port.Endpoint = t.Endpoint
 	}
 	s.toDown.keepEnd = true
@@ -61,6 +72,10 @@ func (s *stream) lead(b *batch) {
 	if f == nil && s.downDone && !t.Outlive {
 		f = &Failure{Code: CodeGone}
 	}
+	if f == nil && s.homeless() {
+		f = s.await(t.First, b)
+	}
+	s.lease.Fix() // a tagged call goes to one endpoint, or nowhere
 	if f == nil {
 		s.mu.Unlock()
 		f = s.connect(b)

@@ -30,6 +30,7 @@ type role interface {
 	acked(data [8]byte, b *batch)
 	unknown(id uint32, t http2.FrameType, b *batch) error // a frame of a stream that is not there
 	freed(b *batch)                                       // a stream has ended
+	rest() time.Duration                                  // how long there may be no streams
 	lost(streams []*stream, err error, b *batch)          // the connection has
 }
 

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/net/http2"
 
 	"txmesh/interceptor"
+	"txmesh/interceptor/traffic"
 )
 
 // Codes of the failures that this package tells of. The table with their titles and remedies is proxy.Codes.
@@ -58,27 +59,30 @@ type Concerner interface {
 	Concerns(p interceptor.Port, r interceptor.Request) bool
 }
 
-// Target is where a request goes: one endpoint, and those that may take its place.
+// Target is where a request goes. With a Cluster, that chooses Port.Endpoint.
 type Target struct {
-	Port      interceptor.Port
-	Endpoints []string
-	At        int // index of Port.Endpoint
+	Port    interceptor.Port
+	Cluster *traffic.Cluster
 }
 
 // Client is what a server knows of the other side of a connection.
 type Client struct {
 	Trusted bool   // Port.Trusted
 	Caller  string // Port.Caller
+	// Route says where a request for that authority goes. It is called once for each request and must not block.
+	Route func(authority string) (Target, *Failure)
 }
 
-// Options is what a Server works with. Route and Explain are required; zero limits mean the defaults of package proxy,
+// Options is what a Server works with. NoPlace, Judge and Explain are required; zero limits mean the defaults of package proxy,
 // which fills them in.
 type Options struct {
 	Gate Gate // nil: no request is ever tagged
 	Log  *slog.Logger
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
-	// Route says where a request for that authority goes. It is called once for each request and must not block.
-	Route func(authority string) (Target, *Failure)
+	// NoPlace says why the cluster of a service gave no endpoint.
+	NoPlace func(service string, err error) *Failure
+	// Judge says what an answer of 5xx tells of its endpoint. code is its tx-error.
+	Judge func(status int, code string) traffic.Outcome
 	// Explain makes the error that Gate.After is told, and the answer for the client.
 	Explain func(Failure) (error, *interceptor.Answer)
 	// Refused counts what was refused, by its code; nil: nobody does.
@@ -113,5 +117,5 @@ const (
 	writeTime    = 30 * time.Second
 	lingerTime   = 500 * time.Millisecond
 	replayMax    = 16 << 10 // bytes of a request kept so that it can move when its endpoint has not looked at it
-	movesMax     = 3        // times that it does
+	movesMax     = 3        // times that it goes to the same endpoint again
 )

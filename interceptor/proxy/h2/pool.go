@@ -31,7 +31,27 @@ type host struct {
 	waiting int
 	changed chan struct{} // closed when something did; nil: nobody waits
 	err     error         // of the last dial
+	terms   terms         // of who came last
 	until   time.Time     // Speaks does not ask again before
+}
+
+// terms is what a policy says of the connections to an endpoint. Zeros are the limits of the Server.
+type terms struct {
+	connect, idle time.Duration
+	conns         int
+}
+
+func (t terms) over(l *Limits) terms {
+	if t.connect == 0 {
+		t.connect = l.DialTime
+	}
+	if t.idle == 0 {
+		t.idle = l.EndpointIdle
+	}
+	if t.conns == 0 || t.conns > l.EndpointConns {
+		t.conns = l.EndpointConns
+	}
+	return t
 }
 
 // pool keeps the connections to endpoints.
@@ -56,10 +76,12 @@ func (l *link) load() (streams int, ok bool) {
 }
 
 // ready returns the connection with the fewest streams, nil if there is none with room for one more.
-func (p *pool) ready(endpoint string) *link {
+func (p *pool) ready(endpoint string, t terms) *link {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.pick(p.host(endpoint))
+	h := p.host(endpoint)
+	h.terms = t
+	return p.pick(h)
 }
 
 func (p *pool) host(endpoint string) *host {
@@ -80,20 +102,21 @@ func (p *pool) pick(h *host) *link {
 			best, least = u.link, n
 		}
 	}
-	if (best == nil || least >= spread) && h.dialing == 0 && len(h.links) < p.srv.opts.Limits.EndpointConns && !p.closed {
+	if (best == nil || least >= spread) && h.dialing == 0 && len(h.links) < h.terms.over(&p.srv.opts.Limits).conns && !p.closed {
 		h.dialing++
-		go p.dial(h)
+		go p.dial(h, h.terms.over(&p.srv.opts.Limits).connect)
 	}
 	return best
 }
 
 // get waits for a connection with room for one more stream.
-func (p *pool) get(ctx context.Context, endpoint string) (*link, *Failure) {
-	ctx, cancel := context.WithTimeout(ctx, p.srv.opts.Limits.DialTime)
+func (p *pool) get(ctx context.Context, endpoint string, t terms) (*link, *Failure) {
+	ctx, cancel := context.WithTimeout(ctx, t.over(&p.srv.opts.Limits).connect)
 	defer cancel()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	h := p.host(endpoint)
+	h.terms = t
 	if h.waiting >= p.srv.opts.Limits.EndpointQueue {
 		return nil, &Failure{Code: CodeQueue, Endpoint: endpoint}
 	}
@@ -155,8 +178,8 @@ type notHTTP2 struct{ err error }
 func (e *notHTTP2) Error() string { return "endpoint does not speak HTTP/2: " + e.err.Error() }
 
 // dial opens one connection and waits until the endpoint has shown that it speaks HTTP/2.
-func (p *pool) dial(h *host) {
-	u, err := p.open(h)
+func (p *pool) dial(h *host, within time.Duration) {
+	u, err := p.open(h, within)
 	p.mu.Lock()
 	h.dialing--
 	h.err = err
@@ -177,8 +200,8 @@ func (p *pool) dial(h *host) {
 	}
 }
 
-func (p *pool) open(h *host) (*upstream, error) {
-	ctx, cancel := context.WithTimeout(p.srv.ctx, p.srv.opts.Limits.DialTime)
+func (p *pool) open(h *host, within time.Duration) (*upstream, error) {
+	ctx, cancel := context.WithTimeout(p.srv.ctx, within)
 	defer cancel()
 	conn, err := p.srv.opts.Dial(ctx, "tcp", h.name)
 	if err != nil {
@@ -210,6 +233,14 @@ func (p *pool) open(h *host) (*upstream, error) {
 func (u *upstream) run() {
 	u.read()
 	u.srv.leave(u.link)
+}
+
+// rest is how long the connection may be without streams.
+func (u *upstream) rest() time.Duration {
+	p := u.srv.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return u.host.terms.over(&p.srv.opts.Limits).idle
 }
 
 func (u *upstream) cut(err error) {

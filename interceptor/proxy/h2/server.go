@@ -227,14 +227,14 @@ func (s *stream) begin(c *Conn, b *batch) error {
 		return malformed
 	}
 	s.toUp.length = n
-	t, f := opts.Route(s.head.authority())
+	t, f := s.client.Route(s.head.authority())
 	if f != nil {
 		s.conclude(f, b)
 		return nil
 	}
 	t.Port.Trusted, t.Port.Caller = s.client.Trusted, s.client.Caller
 	s.target = t
-	s.ask(b)
+	s.enter(b)
 	return nil
 }
 
@@ -314,6 +314,8 @@ func (c *Conn) acked(data [8]byte, _ *batch) {
 
 func (c *Conn) settled(*batch) {}
 func (c *Conn) freed(*batch)   {}
+
+func (c *Conn) rest() time.Duration { return c.srv.opts.Limits.Idle }
 
 func (c *Conn) lost(streams []*stream, _ error, b *batch) {
 	for _, s := range streams {

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/net/http2"
 
 	"txmesh/interceptor"
+	"txmesh/interceptor/traffic"
 )
 
 // stream is one exchange: a stream of a client's connection and one to an endpoint. An untagged one lives on the reading
@@ -43,7 +44,11 @@ type stream struct {
 	replay    []byte              // what was sent of an untagged request
 	noReplay  bool                // it was too much
 	moves     int
+	lease     traffic.Lease      // of the endpoint, until the endpoint's stream has ended
+	quit      context.CancelFunc // of the wait for a lease; nil: there is none
+	over      bool               // it was answered or given up here: nothing is sent any more
 	deadline  time.Time
+	impatient bool // the deadline is the client's own
 	timer     *time.Timer
 }
 
@@ -60,7 +65,7 @@ func newStream(srv *Server, down *link, id uint32, h fieldList, end bool) *strea
 
 // dispatch sends an untagged request on its way; called with mu held. Where it would have to wait, a goroutine does.
 func (s *stream) dispatch(b *batch) {
-	if l := s.srv.pool.ready(s.target.Port.Endpoint); l != nil && l.open(s, b) {
+	if l := s.srv.pool.ready(s.target.Port.Endpoint, s.terms()); l != nil && l.open(s, b) {
 		return
 	}
 	go s.connectLater()
@@ -86,31 +91,26 @@ func (s *stream) connect(b *batch) *Failure {
 		ctx, cancel = context.WithDeadline(ctx, s.deadline)
 		defer cancel()
 	}
-	t := s.target
-	if s.ticket != nil {
-		t.Endpoints = nil // a tagged call goes to one endpoint, or nowhere
-	}
-	for i := 0; ; i++ {
-		endpoint := t.Port.Endpoint
-		if i > 0 {
-			endpoint = t.Endpoints[(t.At+i)%len(t.Endpoints)]
-		}
-		f := s.connectTo(ctx, endpoint, b)
-		if f == nil || f.Endpoint == "" || i+1 >= len(t.Endpoints) {
+	for {
+		f := s.connectTo(ctx, b)
+		if f == nil || !s.pass(ctx, f) {
 			return f
 		}
 	}
 }
 
-func (s *stream) connectTo(ctx context.Context, endpoint string, b *batch) *Failure {
+func (s *stream) connectTo(ctx context.Context, b *batch) *Failure {
+	s.mu.Lock()
+	endpoint, t := s.target.Port.Endpoint, s.terms()
+	s.mu.Unlock()
 	for {
-		l, f := s.srv.pool.get(ctx, endpoint)
+		l, f := s.srv.pool.get(ctx, endpoint, t)
 		if f != nil {
 			return f
 		}
 		s.mu.Lock()
 		f = s.failure
-		if f == nil && s.downDone && !s.outlives() {
+		if f == nil && (s.over || s.downDone && !s.outlives()) {
 			f = &Failure{Code: CodeGone}
 		}
 		ok := f == nil && l.open(s, b)
@@ -211,6 +211,9 @@ func (s *stream) settle(b *batch) {
 		s.upDone = true
 		s.up.forget(s.upID, b)
 	}
+	if s.up != nil && s.upDone {
+		s.lease.Done()
+	}
 	if !s.downDone && s.toDown.closed {
 		switch {
 		case s.toUp.ended:
@@ -238,6 +241,7 @@ func (s *stream) respond(l *link, h fieldList, end bool, b *batch) http2.ErrCode
 		if !end {
 			return http2.ErrCodeProtocol
 		}
+		s.judge(h.get("grpc-status"), h.get("tx-error"))
 		code := s.toDown.receiveTrailer(h, b)
 		s.news(b)
 		return code
@@ -269,6 +273,7 @@ func (s *stream) accept(status int, h fieldList, end bool, b *batch) http2.ErrCo
 	}
 	s.status, s.answer, s.bare, s.replay = status, h, end, nil
 	s.toDown.length, s.toDown.ended = n, end
+	s.judgeHead()
 	if !s.guided || !s.ticket.Hold && !end {
 		s.release(b)
 	}
@@ -304,7 +309,7 @@ func (s *stream) expire() {
 // within bounds the exchange: by the ticket or the limit, and by what a gRPC client said; called with mu held.
 func (s *stream) within(limit time.Duration) {
 	if t, ok := grpcTimeout(s.head.get("grpc-timeout")); ok && (limit == 0 || t < limit) {
-		limit = t
+		limit, s.impatient = t, true
 	}
 	if limit > 0 {
 		s.deadline = time.Now().Add(limit)

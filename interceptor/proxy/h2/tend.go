@@ -52,10 +52,7 @@ func (l *link) look(now time.Time) {
 	}
 	silent := now.Sub(l.active)
 	limits := &l.srv.opts.Limits
-	idle := limits.Idle
-	if !l.client {
-		idle = limits.EndpointIdle
-	}
+	idle := l.role.rest()
 	l.mu.Lock()
 	streams := len(l.streams)
 	ask := streams > 0 && silent >= limits.PingAfter && l.dead == nil && !l.pinged
@@ -79,8 +76,11 @@ func (l *link) look(now time.Time) {
 	}
 }
 
+// tickMost is four times what a connection may outlast the idle time of a policy.
+const tickMost = 4 * time.Second
+
 // tick is how often connections are looked at.
 func (s *Server) tick() time.Duration {
 	l := &s.opts.Limits
-	return max(min(l.Idle, l.EndpointIdle, l.PingAfter)/4, 5*time.Millisecond)
+	return max(min(l.Idle, l.EndpointIdle, l.PingAfter, tickMost)/4, 5*time.Millisecond)
 }

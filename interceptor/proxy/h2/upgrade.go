@@ -50,18 +50,19 @@ const (
 // Speaks reports whether an endpoint speaks HTTP/2, by opening a connection if there is none.
 func (s *Server) Speaks(endpoint string) bool {
 	s.pool.mu.Lock()
-	asked := time.Now().Before(s.pool.host(endpoint).until)
+	h := s.pool.host(endpoint)
+	asked, t := time.Now().Before(h.until), h.terms
 	s.pool.mu.Unlock()
 	if asked {
 		return false
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, speaksTime)
 	defer cancel()
-	if l, _ := s.pool.get(ctx, endpoint); l != nil {
+	if l, _ := s.pool.get(ctx, endpoint, t); l != nil {
 		return true
 	}
 	s.pool.mu.Lock()
-	s.pool.host(endpoint).until = time.Now().Add(speaksNot)
+	h.until = time.Now().Add(speaksNot)
 	s.pool.mu.Unlock()
 	return false
 }
