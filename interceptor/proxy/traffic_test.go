@@ -39,13 +39,19 @@ func (f *inForce) use(t testing.TB, spec string) {
 
 // governed are the options of a proxy under a TrafficPolicy; counted counts refusals.
 func governed(t testing.TB, spec string) (o Options, force *inForce, refused *atomic.Int64) {
-	force, refused = &inForce{}, new(atomic.Int64)
+	o, force, refused, _ = queued(t, spec)
+	return o, force, refused
+}
+
+// queued is governed that also tells how many requests wait.
+func queued(t testing.TB, spec string) (o Options, force *inForce, refused, waiting *atomic.Int64) {
+	force, refused, waiting = &inForce{}, new(atomic.Int64), new(atomic.Int64)
 	force.use(t, spec)
 	o.Traffic = traffic.New(traffic.Options{Policies: force, Observe: func(string) *traffic.Observer {
 		return &traffic.Observer{Picked: func(traffic.State) {}, Ejected: func() {}, Retried: func(bool) {},
-			Refused: func(bool) { refused.Add(1) }, Waiting: func(int) {}}
+			Refused: func(bool) { refused.Add(1) }, Waiting: func(n int) { waiting.Store(int64(n)) }}
 	}})
-	return o, force, refused
+	return o, force, refused, waiting
 }
 
 // book counts what servers have really done, by the path of the request.
@@ -464,7 +470,7 @@ func TestOverload(t *testing.T) {
 
 // TestOpsHaveTheRightOfWay fills the application with new work, which waits and is refused; an undo gets through.
 func TestOpsHaveTheRightOfWay(t *testing.T) {
-	o, _, refusals := governed(t, "connections: {maxRequests: 10, maxPending: 3}, timeouts: {connect: 10s}")
+	o, _, refusals, waiting := queued(t, "connections: {maxRequests: 10, maxPending: 3}, timeouts: {connect: 10s}")
 	asked, release := make(chan struct{}, 100), make(chan struct{})
 	b := newBook()
 	app := upstreamServer(t, func(conn net.Conn) {
@@ -503,16 +509,18 @@ func TestOpsHaveTheRightOfWay(t *testing.T) {
 			<-asked
 		}
 	}
-	for refusals.Load() == 0 { // the queue is full as soon as one is refused
-		c := dial(t, address)
-		readUntil(c.Conn, time.Now().Add(50*time.Millisecond))
-		c.send(get)
-		head, err := readHead(c.Reader)
-		if err == nil && (!strings.HasPrefix(head, "HTTP/1.1 503 ") || !strings.Contains(head, "Retry-After: 1\r\n") || !strings.Contains(head, "tx-error: TXM0236")) {
-			t.Fatalf("new work was answered %q", head)
-		}
+	for waiting.Load() < 3 {
+		time.Sleep(time.Millisecond)
 	}
 	c := dial(t, address)
+	c.send(get)
+	if head, err := readHead(c.Reader); err != nil || !strings.HasPrefix(head, "HTTP/1.1 503 ") || !strings.Contains(head, "Retry-After: 1\r\n") || !strings.Contains(head, "tx-error: TXM0236") {
+		t.Fatalf("new work was answered %q, %v", head, err)
+	}
+	if refusals.Load() != 1 {
+		t.Errorf("%d refusals counted, want 1", refusals.Load())
+	}
+	c = dial(t, address)
 	began := time.Now()
 	c.send("DELETE /undo HTTP/1.1\r\nHost: x\r\ntx-op: undo\r\ntx-context: signed\r\n\r\n")
 	c.want(okay)
