@@ -22,7 +22,7 @@ GOLANGCI := $(shell $(GO) env GOPATH)/bin/golangci-lint-$(GOLANGCI_VERSION)
 need = @test -e $(1) || { echo "make $@: $(2) does not exist yet ($(1))" >&2; exit 2; }
 
 .DEFAULT_GOAL := help
-.PHONY: help build etcd test race test-net test-compat soak soak-kill chaos demo fleet fleet-down sim mutate fuzz bench bench-quick bench-go bench-go-quick lint lint-ready check e2e cover-e2e proto clean
+.PHONY: help build etcd test race test-net test-compat test-websocket soak soak-kill chaos demo fleet fleet-down sim mutate fuzz bench bench-quick bench-go bench-go-quick lint lint-ready check e2e cover-e2e proto clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,10 @@ test-compat: ## published clients of DTM against the sidecar; as root it install
 	$(call need,tests/compat,the test with real clients)
 	tests/compat/install.sh
 	cd tests/compat && $(GO) test -count=1 -timeout 20m ./... $(ARGS)
+
+test-websocket: ## as root: the test suites of WebSocket libraries, unmodified, through a transparent sidecar
+	@test "$$(id -u)" = 0 || { echo "make test-websocket: needs root for a host of its own: run it as sudo make test-websocket" >&2; exit 2; }
+	$(GO) test -count=1 -timeout 20m -tags websocket -v ./tests/websocket/ $(ARGS)
 
 soak: TIME = 20m
 soak: ## as root: a fleet on etcd under cut wires, lost packets, delays, stops, kills and full disks for TIME (TIME=20m)

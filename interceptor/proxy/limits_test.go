@@ -210,6 +210,30 @@ func TestAnAnswerMayBeSlowerThanABodyMay(t *testing.T) {
 	c.want(okay)
 }
 
+// The time of a body is over with the body: a client that goes away later is seen as before.
+func TestAClientThatGoesAfterASlowBodyIsSeen(t *testing.T) {
+	got := make(chan struct{})
+	up := upstreamServer(t, func(conn net.Conn) {
+		r := bufio.NewReader(conn)
+		skipHead(r)
+		_, _ = io.CopyN(io.Discard, r, 3) // the proxy tells if less comes
+		close(got)
+		drain(r) // no answer, ever
+	})
+	g := tagAll(interceptor.Ticket{})
+	p, err := NewInbound(Options{Gate: g, Limits: Limits{BodyIdle: 300 * time.Millisecond}}, "s", up)
+	c := dial(t, start(t, p, err))
+	c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n")
+	time.Sleep(50 * time.Millisecond) // so that the body streams
+	c.send("abc")
+	<-got
+	time.Sleep(400 * time.Millisecond) // longer than a body may be silent
+	c.Close()
+	if err := g.ends(t, 1)[0]; err == nil || !strings.Contains(err.Error(), "client went away") {
+		t.Errorf("After was told %v", err)
+	}
+}
+
 func TestAnEndpointThatTakesNothingOfABodyIsEnded(t *testing.T) {
 	var codes tally
 	up := upstreamServer(t, func(conn net.Conn) {

@@ -30,6 +30,8 @@ func TestMain(m *testing.M) {
 	if err != nil {
 		panic(err)
 	}
+	look("../../interceptor")
+	look("../../sidecar")
 	binary = filepath.Join(dir, "txmesh-sidecar")
 	out, err := exec.Command("go", "build", "-o", binary, "txmesh/cmd/txmesh-sidecar").CombinedOutput()
 	if err != nil {
@@ -41,6 +43,19 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	os.Exit(code)
+}
+
+// look makes the cache of test results know the files that the sidecar is built from.
+func look(dir string) {
+	err := filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
+		if err == nil {
+			_, err = os.Stat(path)
+		}
+		return err
+	})
+	if err != nil {
+		panic(err)
+	}
 }
 
 // mesh is a running sidecar.
