@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -61,7 +62,7 @@ func (zeros) Read(p []byte) (int, error) { return len(p), nil }
 
 // once opens a connection, asks once and closes it.
 func (b *bench) once() error {
-	c, err := net.Dial("tcp", b.Inbound)
+	c, err := dial(b.Inbound)
 	if err != nil {
 		return err
 	}
@@ -77,8 +78,11 @@ func ask(c net.Conn) error {
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(io.Discard, res.Body)
-	return err
+	return swallow(res)
+}
+
+func dial(address string) (net.Conn, error) {
+	return new(net.Dialer).DialContext(context.Background(), "tcp", address)
 }
 
 // churn opens, uses and closes connections, a hundred at a time.
@@ -113,7 +117,7 @@ func (b *bench) burst(n int) error {
 
 func (b *bench) hold(n int, greet func(net.Conn) error) (conns []net.Conn, err error) {
 	for range n {
-		c, err := net.Dial("tcp", b.Inbound)
+		c, err := dial(b.Inbound)
 		if err == nil {
 			conns = append(conns, c)
 			err = greet(c)
@@ -130,10 +134,13 @@ func upgrade(c net.Conn) error {
 		return err
 	}
 	res, err := http.ReadResponse(bufio.NewReader(c), nil)
-	if err == nil && res.StatusCode != 101 {
+	if err != nil {
+		return err
+	}
+	if res.StatusCode != 101 {
 		err = fmt.Errorf("upgrade: %s", res.Status)
 	}
-	return err
+	return errors.Join(err, res.Body.Close())
 }
 
 // websockets tells what each of n idle tunnels costs.
@@ -194,15 +201,19 @@ func (b *bench) streams(idle resident) error {
 }
 
 func (b *bench) post(n int64) error {
-	res, err := http.Post("http://"+b.Inbound+"/", "text/plain", io.LimitReader(zeros{}, n))
-	if err != nil {
-		return err
-	}
-	return swallow(res)
+	return fetch(http.MethodPost, "http://"+b.Inbound+"/", io.LimitReader(zeros{}, n))
 }
 
 func (b *bench) get(path string) error {
-	res, err := http.Get("http://" + b.Inbound + path)
+	return fetch(http.MethodGet, "http://"+b.Inbound+path, nil)
+}
+
+func fetch(method, url string, body io.Reader) error {
+	r, err := http.NewRequestWithContext(context.Background(), method, url, body)
+	if err != nil {
+		return err
+	}
+	res, err := http.DefaultClient.Do(r)
 	if err != nil {
 		return err
 	}
@@ -221,7 +232,7 @@ func (b *bench) soak(length time.Duration) error {
 	errs := make([]error, 33)
 	for i := range 32 {
 		workers.Go(func() {
-			c, err := net.Dial("tcp", b.Inbound)
+			c, err := dial(b.Inbound)
 			for err == nil && time.Now().Before(stop) {
 				err = ask(c)
 			}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -43,7 +44,11 @@ func mib(kib int) float64 { return float64(kib) / 1024 }
 
 // live is what the sidecar's heap and stacks take, in bytes, as its own metrics say.
 func (b *bench) live() (heap, stacks float64, err error) {
-	res, err := http.Get("http://" + b.API + "/metrics")
+	r, err := http.NewRequestWithContext(context.Background(), http.MethodGet, "http://"+b.API+"/metrics", nil)
+	if err != nil {
+		return 0, 0, err
+	}
+	res, err := http.DefaultClient.Do(r)
 	if err != nil {
 		return 0, 0, err
 	}

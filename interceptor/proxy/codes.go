@@ -50,7 +50,10 @@ const (
 )
 
 // Codes returns the table of TXM0200 to TXM0249, in order of their numbers. The caller owns the slice.
-func Codes() []Code {
+func Codes() []Code { return append(clientCodes(), endpointCodes()...) }
+
+// clientCodes are those that blame the request.
+func clientCodes() []Code {
 	return []Code{
 		faultMalformed: {"TXM0200", "malformed request", 400,
 			"send the request as RFC 9112 has it: CRLF line ends, one space in the request line, no folded lines"},
@@ -84,35 +87,42 @@ func Codes() []Code {
 			"read the answer as it comes, or raise the time limit for taking it; the effect of the request is unknown"},
 		faultBodyTime: {"TXM0217", "request body came too slowly", 408,
 			"send the body without long pauses, or raise the time limit for reading it"},
-		faultUnreachable: {"TXM0220", "endpoint unreachable", 503,
+	}
+}
+
+// endpointCodes are those of the way to the endpoint and of HTTP/2.
+func endpointCodes() []Code {
+	const first = faultUnreachable
+	return []Code{
+		faultUnreachable - first: {"TXM0220", "endpoint unreachable", 503,
 			"nothing was sent, so the request may be repeated; check that the endpoint listens"},
-		faultBroken: {"TXM0221", "endpoint broke off", 502,
+		faultBroken - first: {"TXM0221", "endpoint broke off", 502,
 			"the request was sent and its effect is unknown; look into the log of the endpoint before repeating it"},
-		faultAnswer: {"TXM0222", "malformed response from the endpoint", 502,
+		faultAnswer - first: {"TXM0222", "malformed response from the endpoint", 502,
 			"the request was sent and its effect is unknown; repair the response of the endpoint"},
-		faultTime: {"TXM0223", "endpoint did not answer in time", 504,
+		faultTime - first: {"TXM0223", "endpoint did not answer in time", 504,
 			"the request was sent and its effect is unknown; look into the log of the endpoint, or raise the time limit"},
-		faultClientGone: {"TXM0224", "client went away", 499,
+		faultClientGone - first: {"TXM0224", "client went away", 499,
 			"nobody is left to read this answer; the effect of the request is unknown"},
-		faultQueue: {h2.CodeQueue, "too many requests wait for the endpoint", 503,
+		faultQueue - first: {h2.CodeQueue, "too many requests wait for the endpoint", 503,
 			"nothing was sent, so the request may be repeated; let the endpoint take more streams, or give it replicas"},
-		faultNotHTTP2: {h2.CodeNotHTTP2, "endpoint does not speak HTTP/2", 503,
+		faultNotHTTP2 - first: {h2.CodeNotHTTP2, "endpoint does not speak HTTP/2", 503,
 			"nothing was sent; let the endpoint serve HTTP/2 with prior knowledge, or call it with HTTP/1.1: the protocol is kept"},
-		faultRefused: {h2.CodeRefused, "endpoint refused the stream", 503,
+		faultRefused - first: {h2.CodeRefused, "endpoint refused the stream", 503,
 			"the endpoint has not looked at the request, so it may be repeated"},
-		faultProtocol2: {h2.CodeProtocol, "HTTP/2 connection broke the rules", 400,
+		faultProtocol2 - first: {h2.CodeProtocol, "HTTP/2 connection broke the rules", 400,
 			"repair the client; the debug data of GOAWAY say what was wrong"},
-		faultFlood: {h2.CodeFlood, "HTTP/2 connection asked for too much", 429,
+		faultFlood - first: {h2.CodeFlood, "HTTP/2 connection asked for too much", 429,
 			"give up fewer streams, and send fewer frames that carry nothing"},
-		faultStreams: {h2.CodeStreams, "too many streams on one connection", 503,
+		faultStreams - first: {h2.CodeStreams, "too many streams on one connection", 503,
 			"keep to SETTINGS_MAX_CONCURRENT_STREAMS, or raise the limit of streams"},
-		faultConnect2: {h2.CodeConnect, "CONNECT not served over HTTP/2", 501,
+		faultConnect2 - first: {h2.CodeConnect, "CONNECT not served over HTTP/2", 501,
 			"send CONNECT and WebSockets over HTTP/1.1"},
-		faultFull: {"TXM0236", "too many requests to one service", 503,
+		faultFull - first: {"TXM0236", "too many requests to one service", 503,
 			"nothing was sent: repeat after the time in Retry-After; raise connections in the TrafficPolicy if the service can take more"},
-		faultWaited: {"TXM0237", "waited too long for a turn", 503,
+		faultWaited - first: {"TXM0237", "waited too long for a turn", 503,
 			"nothing was sent: repeat after the time in Retry-After; raise connections or timeouts.connect in the TrafficPolicy if the service can take more"},
-		faultNowhere: {"TXM0238", "no endpoint of the service is known", 503,
+		faultNowhere - first: {"TXM0238", "no endpoint of the service is known", 503,
 			"nothing was sent: name endpoints in upstreams, or start a sidecar of the service that the peers or the control plane know"},
 	}
 }

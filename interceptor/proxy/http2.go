@@ -46,7 +46,7 @@ func (e *Error) failure() *h2.Failure {
 }
 
 // explain makes the error of this package of a failure of HTTP/2.
-func explain(f h2.Failure) (error, *interceptor.Answer) {
+func explain(f h2.Failure) (error, *interceptor.Answer) { //nolint:staticcheck // the error is what it is about
 	i := slices.IndexFunc(Codes(), func(c Code) bool { return c.Code == f.Code })
 	if i < 0 {
 		panic("failure of HTTP/2 with a code that is not in the table: " + f.Code)

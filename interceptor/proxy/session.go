@@ -392,7 +392,7 @@ func (s *session) turnAway(silently bool) {
 	defer s.srv.turning.Done()
 	defer s.srv.told.Add(-1)
 	if silently {
-		s.srv.count(refuse(faultConns, ""))
+		_ = s.srv.count(refuse(faultConns, "")) // nobody is told
 		s.reset()
 	} else {
 		s.refuse(refuse(faultConns, ""))

@@ -78,7 +78,7 @@ func (s *session) pass(from *reader, to *taker, f fault) {
 		if len(p) > 0 {
 			if err := to.write(p); err != nil {
 				if errors.Is(err, errStalled) {
-					s.srv.count(&Error{fault: f, sent: true})
+					_ = s.srv.count(&Error{fault: f, sent: true}) // nobody is told
 					passEnd(err, to.conn)
 				}
 				from.conn.Close() // the other side takes no more

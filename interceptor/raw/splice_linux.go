@@ -70,8 +70,8 @@ func (p *pipes) close() {
 }
 
 func (x pipe) close() {
-	unix.Close(x.r) // nothing of worth is in it
-	unix.Close(x.w)
+	_ = unix.Close(x.r) // nothing of worth is in it
+	_ = unix.Close(x.w)
 }
 
 // splicer is the state of one direction between its system calls.

@@ -34,7 +34,7 @@ func (q *Queue) Put(c *Conn) {
 	case q.conns <- c:
 	case <-q.closed:
 		_ = c.SetLinger(0) // the close that follows is all that can be done
-		c.Close()          // it shall break
+		_ = c.Close()      // it shall break
 	}
 }
 

@@ -47,7 +47,7 @@ func (s *Server) deadline(c *net.TCPConn, t time.Time) {
 func (s *Server) pass(c *net.TCPConn, server net.Conn, r Route, k Kind) {
 	if k == HTTP {
 		if server != nil {
-			server.Close() // nothing was said
+			_ = server.Close() // nothing was said
 		}
 		s.http(c, r)
 		return
@@ -65,7 +65,7 @@ func (s *Server) join(c *net.TCPConn, server net.Conn, r Route, w Way) {
 		return
 	}
 	if !s.done(c) {
-		server.Close() // nothing was said
+		_ = server.Close() // nothing was said
 		s.refuse(c, Gone)
 		return
 	}
@@ -112,7 +112,7 @@ func (s *Server) listen(c *net.TCPConn, r Route) {
 	case first:
 		s.join(c, server, r, AsLate)
 	default:
-		server.Close() // nothing was said
+		_ = server.Close() // nothing was said
 		s.refuse(c, Gone)
 	}
 }

@@ -119,7 +119,7 @@ func (s *Server) Serve(l net.Listener) error {
 			rest = 5 * time.Millisecond
 			s.admit(conn.(*net.TCPConn))
 		case s.ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // it was told to stop
 		case errors.Is(err, net.ErrClosed):
 			return fmt.Errorf("accept on %s: %w", l.Addr(), err)
 		default:
@@ -189,7 +189,7 @@ func (s *Server) done(c *net.TCPConn) bool {
 func (s *Server) refuse(c *net.TCPConn, w Way) {
 	s.opts.Took(w)
 	_ = c.SetLinger(0) // the close that follows is all that can be done
-	c.Close()          // it shall break
+	_ = c.Close()      // it shall break
 }
 
 // take finds out where a connection wants to go and gives it to who takes it there.

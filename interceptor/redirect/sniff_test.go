@@ -48,8 +48,13 @@ func TestGuardFindsBothEnds(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var g Guard
 			other := ends{e.server, e.client}
-			if g.notice(e, order[0]) || g.notice(e, order[0]) || g.notice(other, order[1]) {
-				t.Error("one end is no loop")
+			for range 2 {
+				if g.notice(e, order[0]) {
+					t.Error("one end is no loop")
+				}
+			}
+			if g.notice(other, order[1]) {
+				t.Error("the way back is no loop")
 			}
 			if !g.notice(e, order[1]) {
 				t.Error("both ends are one")

@@ -13,8 +13,6 @@ import (
 	"github.com/summerwind/h2spec/hpack"
 	spechttp2 "github.com/summerwind/h2spec/http2"
 	"github.com/summerwind/h2spec/spec"
-	"golang.org/x/net/http2"
-	"golang.org/x/net/http2/h2c"
 )
 
 // TestH2Spec runs h2spec against a server, and against a sidecar in front of it. What the server alone passes must pass
@@ -47,7 +45,10 @@ func httpServer(t *testing.T) string {
 		w.Header().Set("Content-Type", "text/plain")
 		_, _ = io.WriteString(w, "a body of some length for tests of flow control\n")
 	})
-	srv := &http.Server{Handler: h2c.NewHandler(h, &http2.Server{}), ReadHeaderTimeout: 10 * time.Second}
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	srv := &http.Server{Handler: h, Protocols: &protocols, ReadHeaderTimeout: 10 * time.Second}
 	l := listen(t)
 	go func() { _ = srv.Serve(l) }() // it ends with the test
 	t.Cleanup(func() { _ = srv.Close() })

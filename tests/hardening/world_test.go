@@ -186,7 +186,7 @@ func goBackend(t *testing.T) backend {
 		_, _ = io.WriteString(w, r.RequestURI)
 	})}
 	go func() { _ = srv.Serve(l) }() // until it is closed
-	t.Cleanup(func() { srv.Close() })
+	t.Cleanup(func() { _ = srv.Close() })
 	return backend{"go", l.Addr().String(), func() []string {
 		mu.Lock()
 		defer mu.Unlock()

@@ -14,10 +14,7 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-var (
-	errDead  = errors.New("peer does not answer a ping")
-	errStuck = errors.New("peer reads too slowly")
-)
+var errDead = errors.New("peer does not answer a ping")
 
 // role is what differs between a connection to a client and one to an endpoint. All run on its reading goroutine.
 type role interface {

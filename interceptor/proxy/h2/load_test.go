@@ -35,7 +35,7 @@ func grpcClient(t *testing.T, address string) testgrpc.TestServiceClient {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { conn.Close() })
+	t.Cleanup(func() { _ = conn.Close() })
 	return testgrpc.NewTestServiceClient(conn)
 }
 

@@ -2,6 +2,7 @@ package h2_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -75,7 +76,7 @@ func unretried(t *testing.T, address string) testgrpc.TestServiceClient {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { conn.Close() })
+	t.Cleanup(func() { _ = conn.Close() })
 	return testgrpc.NewTestServiceClient(conn)
 }
 
@@ -97,7 +98,7 @@ func TestOneOfThreeEndpointsFailsGRPC(t *testing.T) {
 			r.Context().Value(http.LocalAddrContextKey).(net.Conn).Close()
 		})
 		go func() { _ = srv.Serve(l) }() // it ends with the test
-		t.Cleanup(func() { srv.Close() })
+		t.Cleanup(func() { _ = srv.Close() })
 		return l.Addr().String()
 	}
 	for _, tt := range []struct {
@@ -153,7 +154,7 @@ func TestLimitOfRequests(t *testing.T) {
 	all.Go(call)
 	cluster := clusters.Service("bank/accounts", []string{server})
 	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
-		if _, err := cluster.TryPick(traffic.Ask{Method: "POST", Path: "/"}); err == traffic.ErrFull {
+		if _, err := cluster.TryPick(traffic.Ask{Method: "POST", Path: "/"}); errors.Is(err, traffic.ErrFull) {
 			break
 		}
 		if time.Now().After(end) {
@@ -238,10 +239,10 @@ func TestLeasesComeBack(t *testing.T) {
 				}
 				if i%3 == 0 {
 					time.Sleep(5 * time.Millisecond)
-					conn.Close()
+					_ = conn.Close()
 				}
 				both.Wait()
-				conn.Close()
+				_ = conn.Close()
 			}
 		})
 	}
