@@ -102,7 +102,8 @@ func newBench(ctx context.Context, o options) (*bench, error) {
 	b := &bench{options: o, dir: dir, workers: runtime.NumCPU(), load: loadAverage(), served: map[protocol][]rival{}, known: map[string]string{}}
 	say("building")
 	for _, p := range []string{"./benchmarks/rivals/origin", "./benchmarks/rivals/minimal", "./cmd/txmesh-sidecar"} {
-		c := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-X main.version="+revision(ctx), "-o", b.program(filepath.Base(p)), p)
+		c := exec.CommandContext(ctx, "go", "build", "-trimpath", "-tags", "grpcnotrace", "-ldflags", "-X main.version="+revision(ctx), "-o", b.program(filepath.Base(p)), p)
+		c.Env = append(os.Environ(), "CGO_ENABLED=0") // as make build does
 		if out, err := c.CombinedOutput(); err != nil {
 			return nil, errors.Join(fmt.Errorf("build %s, from the root of the repository: %w\n%s", p, err, out), os.RemoveAll(dir))
 		}
