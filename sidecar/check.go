@@ -247,9 +247,6 @@ func (p *problems) upstream(at string, m map[string]any, namespace string) Upstr
 	if u.Host != "" && u.Protocol == "tcp" {
 		p.add(at+".host", u.Host, "is for HTTP, but the protocol is tcp", "leave out the host, and let the application call the port at listen")
 	}
-	if u.Listen == "" && u.Host == "" {
-		p.add(at+".listen", "", "is missing, and so is host", "give the port that the application calls, or the host it names through the forward proxy")
-	}
 	return u
 }
 

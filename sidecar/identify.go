@@ -207,14 +207,40 @@ func (s *Sidecar) dialService(ctx context.Context, network, address string) (net
 	return s.secureService(ctx, conn, address)
 }
 
+// dialOnward is dialService for a connection that was redirected: it may lead to a port by which applications call out,
+// and the guard finds loops.
+func (s *Sidecar) dialOnward(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := s.dial(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	return s.secureService(ctx, conn, address)
+}
+
 // dialHTTP2 is dialService for a connection that will speak HTTP/2: TLS is told so.
 func (s *Sidecar) dialHTTP2(ctx context.Context, network, address string) (net.Conn, error) {
-	conn, err := new(net.Dialer).DialContext(ctx, network, address)
+	conn, err := s.dial(ctx, network, address)
 	if err == nil {
 		conn, err = s.elsewhere(conn)
 	}
-	if err != nil || !s.cfg.Identity.TLS() || !s.directory.TLSAt(address) {
-		return conn, err
+	if err != nil {
+		return nil, err
+	}
+	return s.secureHTTP2(ctx, conn, address)
+}
+
+// dialOnwardHTTP2 is dialOnward for a connection that will speak HTTP/2.
+func (s *Sidecar) dialOnwardHTTP2(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := s.dial(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	return s.secureHTTP2(ctx, conn, address)
+}
+
+func (s *Sidecar) secureHTTP2(ctx context.Context, conn net.Conn, address string) (net.Conn, error) {
+	if !s.cfg.Identity.TLS() || !s.directory.TLSAt(address) {
+		return conn, nil
 	}
 	return s.identity.Client(ctx, conn, "h2")
 }

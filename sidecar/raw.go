@@ -27,27 +27,31 @@ func (s *Sidecar) dial(ctx context.Context, network, address string) (net.Conn, 
 	return s.guard.Dial(s.dialer.DialContext)(ctx, network, address)
 }
 
+// dial opens connections to endpoints.
+type dial func(ctx context.Context, network, address string) (net.Conn, error)
+
 // newRaw returns a proxy for bytes.
-func (s *Sidecar) newRaw(d interceptor.Direction, endpoints ...string) (*raw.Proxy, error) {
+func (s *Sidecar) newRaw(d interceptor.Direction, to dial, endpoints ...string) (*raw.Proxy, error) {
 	m := &s.metrics.raw[d]
-	return raw.New(raw.Options{Log: s.log, Dial: s.dialService, Opened: m.opened, Ended: m.ended,
+	return raw.New(raw.Options{Log: s.log, Dial: to, Opened: m.opened, Ended: m.ended,
 		Limits: raw.Limits{Conns: s.cfg.MaxConnections, Idle: s.cfg.RawIdle}}, endpoints...)
 }
 
 // newUpstream returns what serves the port of an upstream.
 func (s *Sidecar) newUpstream(opt proxy.Options, u Upstream) (forwarder, error) {
 	if u.Protocol == "tcp" {
-		return s.newRaw(interceptor.Outbound, u.To...)
+		return s.newRaw(interceptor.Outbound, s.dialService, u.To...)
 	}
 	up, err := proxy.NewUpstream(opt, u.Service, u.To)
 	if err != nil || u.Protocol != "auto" {
 		return up, err
 	}
-	bytes, err := s.newRaw(interceptor.Outbound, u.To...)
+	bytes, err := s.newRaw(interceptor.Outbound, s.dialService, u.To...)
 	if err != nil {
 		return nil, err
 	}
 	o := s.taking(interceptor.Outbound)
+	o.Dial = s.dialService
 	o.Fixed = func() redirect.Route {
 		return redirect.Route{Endpoint: u.To[0], Named: s.Current().Names(u.Service, "")}
 	}

@@ -53,6 +53,7 @@ func (p *problems) redirect(one func(string) string) Redirect {
 // openRedirect opens the ports of transparent mode.
 func (s *Sidecar) openRedirect(p *ports, opt proxy.Options, in *proxy.Inbound) error {
 	if r := s.cfg.Redirect; r.Outbound != "" {
+		opt.Dial, opt.DialHTTP2 = s.dialOnward, s.dialOnwardHTTP2
 		http, err := proxy.NewRedirected(opt)
 		if err != nil {
 			return err
@@ -73,7 +74,7 @@ func (s *Sidecar) openRedirect(p *ports, opt proxy.Options, in *proxy.Inbound) e
 }
 
 func (s *Sidecar) openTaker(p *ports, o redirect.Options, name, address string, d interceptor.Direction, http interface{ Serve(net.Listener) error }, end forwarder) error {
-	bytes, err := s.newRaw(d)
+	bytes, err := s.newRaw(d, s.dialOnward)
 	if err != nil {
 		return err
 	}
@@ -96,7 +97,7 @@ func (p secured) Serve(l net.Listener) error { return p.in.Serve(p.s.securedServ
 
 // taking is what both directions have in common.
 func (s *Sidecar) taking(d interceptor.Direction) redirect.Options {
-	return redirect.Options{Log: s.log, Guard: &s.guard, Own: s.ownPort(d), Dial: s.dialService, DetectTime: s.cfg.Redirect.DetectTime,
+	return redirect.Options{Log: s.log, Guard: &s.guard, Own: s.ownPort(d), Dial: s.dialOnward, DetectTime: s.cfg.Redirect.DetectTime,
 		Conns: s.cfg.MaxConnections, Took: func(w redirect.Way) { s.metrics.redirected[d][w].Inc(1) }}
 }
 
