@@ -79,6 +79,9 @@ func unretried(t *testing.T, address string) testgrpc.TestServiceClient {
 	return testgrpc.NewTestServiceClient(conn)
 }
 
+// connKey is where a context keeps its connection.
+type connKey struct{}
+
 func well(context.Context) error { return nil }
 
 func unavailable(context.Context) error { return status.Error(codes.Unavailable, "no") }
@@ -91,10 +94,10 @@ func TestOneOfThreeEndpointsFailsGRPC(t *testing.T) {
 		var protocols http.Protocols
 		protocols.SetUnencryptedHTTP2(true)
 		srv := &http.Server{Protocols: &protocols, ReadHeaderTimeout: patience, ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(ctx, http.LocalAddrContextKey, c)
+			return context.WithValue(ctx, connKey{}, c)
 		}}
 		srv.Handler = http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-			r.Context().Value(http.LocalAddrContextKey).(net.Conn).Close()
+			r.Context().Value(connKey{}).(net.Conn).Close()
 		})
 		go func() { _ = srv.Serve(l) }() // it ends with the test
 		t.Cleanup(func() { srv.Close() })
