@@ -137,10 +137,17 @@ func TestOneOfThreeEndpointsFailsGRPC(t *testing.T) {
 // TestLimitOfRequests: what runs, what waits for it, and what is refused at once.
 func TestLimitOfRequests(t *testing.T) {
 	entered, leave := make(chan struct{}), make(chan struct{})
-	server := serveGRPC(t, func(context.Context) error {
-		entered <- struct{}{}
-		<-leave
-		return nil
+	server := serveGRPC(t, func(ctx context.Context) error {
+		select {
+		case entered <- struct{}{}:
+		case <-ctx.Done(): // the test has failed
+			return ctx.Err()
+		}
+		select {
+		case <-leave:
+		case <-ctx.Done():
+		}
+		return ctx.Err()
 	})
 	clusters := governed(t, "connections: {maxRequests: 1, maxPending: 1}")
 	address := calls(t, proxy.Options{Traffic: clusters}, server)
