@@ -80,6 +80,9 @@ func unretried(t *testing.T, address string) testgrpc.TestServiceClient {
 	return testgrpc.NewTestServiceClient(conn)
 }
 
+// connKey is where a context keeps its connection.
+type connKey struct{}
+
 func well(context.Context) error { return nil }
 
 func unavailable(context.Context) error { return status.Error(codes.Unavailable, "no") }
@@ -92,10 +95,10 @@ func TestOneOfThreeEndpointsFailsGRPC(t *testing.T) {
 		var protocols http.Protocols
 		protocols.SetUnencryptedHTTP2(true)
 		srv := &http.Server{Protocols: &protocols, ReadHeaderTimeout: patience, ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(ctx, http.LocalAddrContextKey, c)
+			return context.WithValue(ctx, connKey{}, c)
 		}}
 		srv.Handler = http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-			r.Context().Value(http.LocalAddrContextKey).(net.Conn).Close()
+			r.Context().Value(connKey{}).(net.Conn).Close()
 		})
 		go func() { _ = srv.Serve(l) }() // it ends with the test
 		t.Cleanup(func() { _ = srv.Close() })
@@ -135,10 +138,17 @@ func TestOneOfThreeEndpointsFailsGRPC(t *testing.T) {
 // TestLimitOfRequests: what runs, what waits for it, and what is refused at once.
 func TestLimitOfRequests(t *testing.T) {
 	entered, leave := make(chan struct{}), make(chan struct{})
-	server := serveGRPC(t, func(context.Context) error {
-		entered <- struct{}{}
-		<-leave
-		return nil
+	server := serveGRPC(t, func(ctx context.Context) error {
+		select {
+		case entered <- struct{}{}:
+		case <-ctx.Done(): // the test has failed
+			return ctx.Err()
+		}
+		select {
+		case <-leave:
+		case <-ctx.Done():
+		}
+		return ctx.Err()
 	})
 	clusters := governed(t, "connections: {maxRequests: 1, maxPending: 1}")
 	address := calls(t, proxy.Options{Traffic: clusters}, server)
