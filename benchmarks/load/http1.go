@@ -146,7 +146,7 @@ func parseHead(b []byte) (size, status int, length int64, err error) {
 		return 0, 0, 0, nil
 	}
 	line, rest, _ := bytes.Cut(b[:end], []byte("\r\n"))
-	if len(line) < 12 || string(line[:9]) != "HTTP/1.1 " || len(line) > 12 && line[12] != ' ' {
+	if len(line) < 12 || string(line[:9]) != "HTTP/1.1 " || len(line) > 12 && line[12] != ' ' || bytes.ContainsAny(line, "\r\n") {
 		return 0, 0, 0, Failure("answer does not begin with a status line of HTTP/1.1")
 	}
 	code, err := strconv.ParseUint(string(line[9:12]), 10, 16)
@@ -158,7 +158,7 @@ func parseHead(b []byte) (size, status int, length int64, err error) {
 		line, rest, _ = bytes.Cut(rest, []byte("\r\n"))
 		name, value, ok := bytes.Cut(line, []byte(":"))
 		switch {
-		case !ok || bytes.ContainsAny(name, " \t") || len(name) == 0:
+		case !ok || bytes.ContainsAny(name, " \t") || len(name) == 0 || bytes.ContainsAny(line, "\r\n"):
 			return 0, 0, 0, Failure("answer has a malformed header line")
 		case isField(name, "transfer-encoding"):
 			return 0, 0, 0, Failure("answer has a Transfer-Encoding")

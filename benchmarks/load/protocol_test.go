@@ -236,6 +236,7 @@ func FuzzHead(f *testing.F) {
 	for _, s := range []string{
 		"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", "HTTP/1.1 503 \r\ncontent-length:0\r\nServer: x\r\n\r\n",
 		"HTTP/1.1 200\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+		"HTTP/1.1 200 \n\n0\r\nContent-Length:0\r\n\r\n", "HTTP/1.1 200 \r\na: b\n\nx: y\r\nContent-Length:0\r\n\r\n",
 		"HTTP/1.0 200 OK\r\n\r\n", "HTTP/1.1 200 OK\r\n Content-Length: 3\r\n\r\n", "HTTP/1.1 99 \r\nContent-Length: -1\r\n\r\n",
 	} {
 		f.Add([]byte(s))
