@@ -244,6 +244,30 @@ func (p *plane) status() api.Status {
 	return st
 }
 
+// TestProfilesAreForWhoHasTheToken: they show what is in memory, keys too.
+func TestProfilesAreForWhoHasTheToken(t *testing.T) {
+	p := start(t, inSecure)
+	token, err := os.ReadFile(p.TokenFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for with, want := range map[string]int{"": 401, "guess": 401, strings.TrimSpace(string(token)): 200} {
+		r, err := http.NewRequest(http.MethodGet, "http://"+p.API+"/debug/pprof/heap", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Authorization", "Bearer "+with)
+		res, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.StatusCode != want {
+			t.Errorf("with the token %q: status %d, want %d", with, res.StatusCode, want)
+		}
+	}
+}
+
 // until waits for what must come about.
 func until(t *testing.T, what string, ok func() bool) {
 	t.Helper()

@@ -71,6 +71,7 @@ replica shows all. When a replica is lost, what it told stays for the grace time
 	"of the whole set, of which people say the first four digits. A sidecar is\n\n" +
 	"- `accepted`: it runs the policies in force,\n- `refused`: it cannot compile them, keeps its last good set, and says why,\n" +
 	"- `stale`: it has not answered yet,\n- `frozen`: it is connected and has not answered something for two heartbeats.\n\n" +
-	"The api port also has `GET /healthz`, `GET /readyz` (503 with reasons until there are good policies) and `GET /metrics`.\n\n## Metrics\n\n"
+	"The api port also has `GET /healthz`, `GET /readyz` (503 with reasons until there are good policies), `GET /metrics`, and with the\n" +
+	"token `GET /debug/pprof/`, the profiles of Go's runtime: `heap` says what the memory is of.\n\n## Metrics\n\n"
 
 const pageEnd = "\nValues lie at most a second behind.\n"

@@ -17,7 +17,7 @@ import (
 
 type options struct {
 	sidecars, services, policies, changes int
-	binary                                string
+	binary, profile                       string
 	idle                                  time.Duration
 }
 
@@ -29,6 +29,7 @@ func main() {
 	flag.IntVar(&o.changes, "changes", 7, "changes of one document that are timed")
 	flag.DurationVar(&o.idle, "idle", 10*time.Second, "pause before the memory is looked at once more")
 	flag.StringVar(&o.binary, "binary", "bin/txmesh-controlplane", "the control plane; make build makes it")
+	flag.StringVar(&o.profile, "profile", "", "file for a profile of the control plane's heap when it has idled, and .goroutine beside it; empty: none")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -91,6 +92,9 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	idle, err := p.memory()
 	if err != nil {
+		return err
+	}
+	if err := p.profile(ctx, o.profile); err != nil {
 		return err
 	}
 	fmt.Printf("memory of the control plane: %s resident after the changes, %s after %v of idling, %s at its peak, %s before the first sidecar\n",

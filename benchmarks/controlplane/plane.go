@@ -26,7 +26,7 @@ import (
 type plane struct {
 	dir   string
 	cmd   *exec.Cmd
-	ready struct{ Listen, Bundle string }
+	ready struct{ Listen, API, Bundle string }
 	roots *x509.CertPool
 }
 
@@ -65,8 +65,11 @@ func startPlane(ctx context.Context, o options, dir string) (*plane, error) {
 			return nil, err
 		}
 	}
+	if err := os.WriteFile(filepath.Join(dir, "token"), []byte(token), 0o600); err != nil {
+		return nil, err
+	}
 	p.cmd = exec.CommandContext(ctx, o.binary, "--listen=127.0.0.1:0", "--api=127.0.0.1:0", "--log-level=warn", "--policies", filepath.Join(dir, "policies"),
-		"--data-dir", filepath.Join(dir, "data"), "--tokens-dir", filepath.Join(dir, "tokens"))
+		"--data-dir", filepath.Join(dir, "data"), "--token-file", filepath.Join(dir, "token"), "--tokens-dir", filepath.Join(dir, "tokens"))
 	p.cmd.Stderr = os.Stderr
 	out, err := p.cmd.StdoutPipe()
 	if err != nil {
@@ -96,6 +99,35 @@ func (p *plane) end() error {
 		return fmt.Errorf("end the control plane: %w", err)
 	}
 	return p.cmd.Wait()
+}
+
+// profile writes what the control plane's heap and goroutines consist of.
+func (p *plane) profile(ctx context.Context, file string) error {
+	if file == "" {
+		return nil
+	}
+	for what, to := range map[string]string{"heap": file, "goroutine": file + ".goroutine"} {
+		r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.ready.API+"/debug/pprof/"+what, nil)
+		if err != nil {
+			return err
+		}
+		r.Header.Set("Authorization", "Bearer "+token)
+		res, err := http.DefaultClient.Do(r)
+		if err != nil {
+			return err
+		}
+		data, err := io.ReadAll(res.Body)
+		if err = errors.Join(err, res.Body.Close()); err != nil {
+			return err
+		}
+		if res.StatusCode != http.StatusOK {
+			return fmt.Errorf("profile: status %d: %s", res.StatusCode, data)
+		}
+		if err := os.WriteFile(to, data, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // usage is the memory of a process, as the kernel says it.

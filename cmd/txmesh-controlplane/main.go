@@ -12,10 +12,12 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"slices"
+	"sync"
 	"syscall"
+	"time"
 
+	"txmesh/cmd/internal/memory"
 	"txmesh/controlplane"
 )
 
@@ -44,12 +46,17 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	if err != nil {
 		return err
 	}
-	limitMemory(cfg)
+	memory.Limit(cfg.MemoryLimit, gcPercent)
 	c, err := controlplane.New(cfg, version, logger(cfg, stderr))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
+	running, end := context.WithCancel(ctx)
+	var loops sync.WaitGroup
+	defer loops.Wait()
+	defer end()
+	loops.Go(func() { memory.GiveBack(running, burst) })
 	return c.Run(ctx, func(a controlplane.Addresses) {
 		// Whoever started this process and does not read its output has chosen fixed ports.
 		_ = json.NewEncoder(stdout).Encode(a)
@@ -57,17 +64,11 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 }
 
 // gcPercent is how much garbage may gather beside what lives, in percent: what lives is mostly idle streams, and the
-// garbage of a change for all of them is short-lived. GOGC, if set, wins.
+// garbage of a change for all of them is short-lived.
 const gcPercent = 50
 
-func limitMemory(cfg controlplane.Config) {
-	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(cfg.MemoryLimit)
-	}
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
-	}
-}
+// burst is how long nothing is collected when a change, or the coming of many sidecars, counts as over.
+const burst = 3 * time.Second
 
 func logger(cfg controlplane.Config, w io.Writer) *slog.Logger {
 	var level slog.Level

@@ -14,7 +14,9 @@ import (
 	"slices"
 	"sync"
 	"syscall"
+	"time"
 
+	"txmesh/cmd/internal/memory"
 	"txmesh/sidecar"
 )
 
@@ -46,7 +48,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	if err != nil {
 		return err
 	}
-	limitMemory(cfg)
+	memory.Limit(cfg.MemoryLimit, gcPercent(cfg))
 	s, err := sidecar.New(cfg, version, logger(cfg, stderr))
 	if err != nil {
 		return err
@@ -56,12 +58,29 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	var loops sync.WaitGroup
 	defer loops.Wait()
 	defer end()
-	loops.Go(func() { giveBack(running) })
+	loops.Go(func() { memory.GiveBack(running, burst) })
 	return s.Run(ctx, func(a sidecar.Addresses) {
 		// Whoever started this process and does not read its output has chosen fixed ports.
 		_ = json.NewEncoder(stdout).Encode(a)
 	})
 }
+
+// How much garbage may gather beside what lives, in percent. Beside an application a small heap is worth some work of
+// the collector; a server of its own may use its memory-limit.
+const (
+	gcPercentBeside = 50
+	gcPercentAlone  = 400
+)
+
+func gcPercent(cfg sidecar.Config) int {
+	if cfg.Alone() {
+		return gcPercentAlone
+	}
+	return gcPercentBeside
+}
+
+// burst is how long nothing is collected when a burst counts as over.
+const burst = 15 * time.Second
 
 func logger(cfg sidecar.Config, w io.Writer) *slog.Logger {
 	var level slog.Level

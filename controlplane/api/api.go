@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/http/pprof"
 	"strings"
 
 	"txmesh/controlplane/authority"
@@ -70,7 +71,22 @@ func Local(opt Options) http.Handler {
 	m.HandleFunc("GET /healthz", h.healthz)
 	m.HandleFunc("GET /readyz", h.readyz)
 	m.Handle("GET /metrics", opt.Metrics)
+	for path, f := range map[string]http.HandlerFunc{"": pprof.Index, "cmdline": pprof.Cmdline, "profile": pprof.Profile,
+		"symbol": pprof.Symbol, "trace": pprof.Trace} {
+		m.HandleFunc("GET /debug/pprof/"+path, h.withToken(f))
+	}
 	return m
+}
+
+// withToken is for who has the token: a profile shows what is in memory.
+func (h handler) withToken(f http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if !h.hasToken(r) {
+			refuse(w, http.StatusUnauthorized, "the token is missing or wrong; it is in the control plane's token-file")
+			return
+		}
+		f(w, r)
+	}
 }
 
 func (h handler) healthz(w http.ResponseWriter, _ *http.Request) {
