@@ -5,8 +5,10 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
+	"hash"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"txmesh/txn"
@@ -37,14 +39,17 @@ type Context struct {
 func (c Context) expiry() time.Time { return time.Unix(c.Expires.Add(time.Second-1).Unix(), 0).UTC() }
 
 // Keys signs and verifies contexts with the key that all sidecars of a mesh share.
-type Keys struct{ secret []byte }
+type Keys struct {
+	macs sync.Pool // of hash.Hash: to make one costs as much as a context
+}
 
 // NewKeys returns the keys made from a shared secret of at least 16 bytes.
 func NewKeys(secret []byte) (*Keys, error) {
 	if len(secret) < 16 {
 		return nil, errors.New("mesh secret has fewer than 16 bytes: make one with `openssl rand -hex 32`")
 	}
-	return &Keys{secret: append([]byte("txmesh context "), secret...)}, nil
+	key := append([]byte("txmesh context "), secret...)
+	return &Keys{macs: sync.Pool{New: func() any { return hmac.New(sha256.New, key) }}}, nil
 }
 
 // Sign returns the context in its wire form, `1.<owner>.<ulid>.<parent>.<expiry base36>.<mac>`: at most 96 bytes,
@@ -89,9 +94,12 @@ func (k *Keys) Verify(s string, now time.Time) (Context, error) {
 }
 
 func (k *Keys) mac(s string) string {
-	h := hmac.New(sha256.New, k.secret)
+	h := k.macs.Get().(hash.Hash)
+	defer k.macs.Put(h)
+	h.Reset()
 	h.Write([]byte(s))
-	return base64.RawURLEncoding.EncodeToString(h.Sum(nil)[:macBytes])
+	var sum [sha256.Size]byte
+	return base64.RawURLEncoding.EncodeToString(h.Sum(sum[:0])[:macBytes])
 }
 
 // OwnerOf returns the owner part of a native id, or "".

@@ -91,7 +91,7 @@ func TestExampleInTheReferenceLoads(t *testing.T) {
 			RequestTimeout: 3 * time.Second, ResumeAfter: 10 * time.Second, AlertAfter: 3},
 		Identity:       Identity{From: "off", TrustDomain: "cluster.local", SDSCertificate: "default", SDSRoots: "ROOTCA", Peers: "strict", Services: "off"},
 		TimeoutDefault: 30 * time.Second, GracePeriod: 30 * time.Second, Retention: 24 * time.Hour,
-		RetentionBytes: 1 << 30, MemoryLimit: 64 << 20}
+		RetentionBytes: 1 << 30, MemoryLimit: 128 << 20}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("Load differs (-want +got):\n%s", diff)
 	}

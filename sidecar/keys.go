@@ -83,7 +83,7 @@ func keys() []key {
 		{name: "grace-period", kind: duration, def: "30s", doc: "after SIGTERM: how long the sidecar goes on for the application and for open transactions"},
 		{name: "retention", kind: duration, def: "24h", doc: "how long finished transactions are kept"},
 		{name: "retention-bytes", kind: size, def: "1GiB", doc: "size of the journal above which the oldest finished transactions go earlier"},
-		{name: "memory-limit", kind: size, def: "64MiB", doc: "soft limit of the heap: the garbage collector works harder near it (GOMEMLIMIT, if set, wins)"},
+		{name: "memory-limit", kind: size, def: "128MiB", doc: "soft limit of the heap: the garbage collector works harder near it (GOMEMLIMIT, if set, wins)"},
 	}, limitKeys(), redirectKeys(), identityKeys())
 }
 

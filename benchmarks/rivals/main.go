@@ -30,6 +30,8 @@ type options struct {
 	Results  string
 	Plots    string
 	Only     string
+	Cells    string
+	Profile  string
 }
 
 func main() {
@@ -54,6 +56,8 @@ func run(ctx context.Context) (err error) {
 	flag.StringVar(&o.Results, "results", "benchmarks/RESULTS.md", "the tables")
 	flag.StringVar(&o.Plots, "plots", "docs/benchmarks", "directory of the plots")
 	flag.StringVar(&o.Only, "only", "", "measure only the proxies whose names have one of these in them, separated by commas")
+	flag.StringVar(&o.Cells, "cells", "", "measure only the conditions that have one of these in their names, such as 'HTTP/1.1, 1 KiB, 256', separated by semicolons")
+	flag.StringVar(&o.Profile, "profile", "", "directory of profiles of txmesh, of its processor time and of what it allocated, for each turn; empty: none")
 	flag.Parse()
 	if flag.NArg() > 0 || o.Rounds < 1 || o.Branches < 1 {
 		return fmt.Errorf("want flags only, and -rounds and -branches of 1 or more; see -help")
@@ -113,8 +117,13 @@ func newBench(ctx context.Context, o options) (*bench, error) {
 }
 
 // wanted says whether -only allows a name.
-func (o options) wanted(name string) bool {
-	for part := range strings.SplitSeq(o.Only, ",") {
+func (o options) wanted(name string) bool { return contains(name, o.Only, ",") }
+
+// measured says whether -cells allows a cell.
+func (o options) measured(c cell) bool { return contains(c.String(), o.Cells, ";") }
+
+func contains(name, parts, separator string) bool {
+	for part := range strings.SplitSeq(parts, separator) {
 		if strings.Contains(name, strings.TrimSpace(part)) {
 			return true
 		}

@@ -145,8 +145,14 @@ func (b *bench) turn(ctx context.Context, c cell, r rival, round int, rate float
 	s = sample{cell: c, Rival: r.name, Round: round, Rate: rate}
 	err = b.with(ctx, r, c.Protocol, func(p *running) error {
 		var costs meter
+		startProfile, profileTaken := b.profiled(ctx, c, p, round)
 		res, err := load.Run(ctx, load.Options{Dial: p.dial(c.Protocol, r.path, c.Body), Conns: c.Conns, Rate: rate,
-			Warm: b.plan.warm, For: b.plan.window, Grace: grace, Window: func(bool) { costs.read(p) }})
+			Warm: b.plan.warm, For: b.plan.window, Grace: grace, Window: func(begins bool) {
+				costs.read(p)
+				if begins {
+					startProfile()
+				}
+			}})
 		if err := errors.Join(err, costs.err); err != nil {
 			return err
 		}
@@ -154,7 +160,7 @@ func (b *bench) turn(ctx context.Context, c cell, r rival, round int, rate float
 			return p.process.ended()
 		}
 		s.fill(res, &costs)
-		return nil
+		return profileTaken()
 	})
 	return s, err
 }

@@ -41,7 +41,8 @@ func (b *bench) cells() (closed, open []cell) {
 			open = append(open, cell{p, body, 32, true})
 		}
 	}
-	return closed, open
+	unwanted := func(c cell) bool { return !b.measured(c) }
+	return slices.DeleteFunc(closed, unwanted), slices.DeleteFunc(open, unwanted)
 }
 
 // turns is how many turns cells take in one round.

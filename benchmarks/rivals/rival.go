@@ -56,6 +56,7 @@ type place struct {
 type instance struct {
 	address string
 	process *process
+	api     string        // of txmesh
 	calls   *transactions // nil: calls belong to none
 }
 
@@ -129,8 +130,7 @@ func (b *bench) rivals() []rival {
 			return p.run(envoy, b.Envoy, "--config-path", file, "--concurrency", strconv.Itoa(p.Workers), "--disable-hot-restart", "--log-level", "error")
 		}},
 		{name: untagged, path: untaggedPath, version: printed(b.program("txmesh-sidecar"), "--version"), start: func(ctx context.Context, p place) (*instance, error) {
-			i, _, err := b.sidecar(ctx, untagged, p)
-			return i, err
+			return b.sidecar(ctx, untagged, p)
 		}},
 		{name: tagged, path: taggedPath, version: printed(b.program("txmesh-sidecar"), "--version"), start: b.taggedSidecar},
 	}

@@ -24,28 +24,28 @@ const (
 
 // sidecar starts the sidecar of the one who calls: clients call its port for the service echo. Its policies are loaded
 // from config/policy.yaml and its journal is embedded, in a directory of its own; everything else is as it comes.
-func (b *bench) sidecar(ctx context.Context, name string, p place) (*instance, string, error) {
+func (b *bench) sidecar(ctx context.Context, name string, p place) (*instance, error) {
 	policy, err := p.write("policy.yaml")
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	token := filepath.Join(p.Dir, "token")
 	if err := os.WriteFile(token, []byte(secret), 0o600); err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	const zero = "127.0.0.1:0"
 	c, err := launch(name, b.program("txmesh-sidecar"), "--service", "bench/caller", "--app", p.Origin, "--inbound", zero, "--outbound", "off",
 		"--api", zero, "--peer", zero, "--upstreams", "service=bench/echo,listen="+p.Address+",to="+p.Origin, "--policies", policy,
 		"--data-dir", filepath.Join(p.Dir, "data"), "--token-file", token, "--log-level", "error")
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	out, err := c.cmd.StdoutPipe()
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	if err := c.start(); err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	ended := context.AfterFunc(ctx, c.stop) // so that the pipe ends
 	defer ended()
@@ -56,18 +56,18 @@ func (b *bench) sidecar(ctx context.Context, name string, p place) (*instance, s
 	}
 	if err != nil {
 		c.stop()
-		return nil, "", fmt.Errorf("the sidecar does not get ready: %w: %s", err, c.stderr.text())
+		return nil, fmt.Errorf("the sidecar does not get ready: %w: %s", err, c.stderr.text())
 	}
-	return &instance{address: p.Address, process: c}, ready.API, nil
+	return &instance{address: p.Address, process: c, api: ready.API}, nil
 }
 
 func (b *bench) taggedSidecar(ctx context.Context, p place) (*instance, error) {
-	i, api, err := b.sidecar(ctx, tagged, p)
+	i, err := b.sidecar(ctx, tagged, p)
 	if err != nil {
 		return nil, err
 	}
-	i.calls = &transactions{api: api, each: b.Branches, open: map[int]*transaction{},
-		client: &fasthttp.HostClient{Addr: api, MaxConns: 4096, ReadTimeout: apiMax, MaxIdemponentCallAttempts: 1}}
+	i.calls = &transactions{api: i.api, each: b.Branches, open: map[int]*transaction{},
+		client: &fasthttp.HostClient{Addr: i.api, MaxConns: 4096, ReadTimeout: apiMax, MaxIdemponentCallAttempts: 1}}
 	return i, nil
 }
 

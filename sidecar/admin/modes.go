@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"txmesh/txn"
@@ -20,7 +21,7 @@ type surface struct {
 }
 
 // surfaces are the modes that the API begins with targets. Explicit has none: policies say what its branches are.
-func surfaces() map[txn.Mode]surface {
+var surfaces = sync.OnceValue(func() map[txn.Mode]surface {
 	saga := map[txn.Op]string{txn.Forward: "action", txn.Undo: "compensate", txn.Tell: ""}
 	settled := func(commit, undo string) map[txn.Op]string {
 		return map[txn.Op]string{txn.Commit: commit, txn.Undo: undo, txn.Tell: ""}
@@ -34,7 +35,7 @@ func surfaces() map[txn.Mode]surface {
 		txn.Workflow:  {ops: settled("commit", "rollback"), ask: "resume", takes: true, results: true, ordered: true},
 		txn.LRA:       {ops: settled("complete", "compensate"), takes: true, ordered: true, limitless: true},
 	}
-}
+})
 
 // op finds the op that a word of the client means.
 func (s surface) op(word string) (txn.Op, bool) {

@@ -33,8 +33,11 @@ type waiting struct {
 
 func (s *Server) commit(w http.ResponseWriter, r *http.Request) {
 	id := txn.ID(r.PathValue("id"))
-	st, err := s.state(r.Context(), id)
-	if err == nil && !driven(st.Spec) && !st.Decided() {
+	var st txn.State // without branches
+	if !s.opt.Engine.Peek(id, func(now txn.State) { st = outline(now) }) {
+		st, _ = s.state(r.Context(), id) // decide tells what is wrong
+	}
+	if st.Begun && !driven(st.Spec) && !st.Decided() {
 		write(w, problem(codeRooted, "mode "+string(st.Spec.Mode), id))
 		return
 	}
@@ -58,7 +61,8 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request, id txn.ID, commi
 		return
 	}
 	late := time.Now().Add(wait)
-	st, err := s.opt.Engine.Do(r.Context(), id, txn.Decide{Commit: commit, Reason: reason})
+	var st txn.State // without branches
+	err = s.opt.Engine.DoAndSee(r.Context(), id, txn.Decide{Commit: commit, Reason: reason}, func(now txn.State) { st = outline(now) })
 	if err != nil {
 		s.refuse(w, err, id)
 		return
@@ -88,6 +92,12 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request, id txn.ID, commi
 	w.Header().Set(interceptor.HeaderID, string(id))
 	w.Header().Set(interceptor.HeaderStatus, st.Phase.String())
 	reply(w, http.StatusOK, decided{ID: id, Status: st.Phase.String(), Reason: st.Reason})
+}
+
+// outline is a state that may be kept: without its branches.
+func outline(st txn.State) txn.State {
+	st.Branches = nil
+	return st
 }
 
 func unanswered(st txn.State) []waiting {

@@ -144,7 +144,7 @@ func (l *loop) fail(b *batch) {
 	fatal := errors.Is(b.err, txlog.ErrFenced) || errors.Is(b.err, txlog.ErrClosed)
 	l.e.cfg.Log.Error("append failed", "entries", len(b.Entries), "sync", b.Sync, "reload", !fatal, "error", b.err)
 	for _, w := range append(b.replies, l.replies...) {
-		w.to.answer(txn.State{}, err)
+		w.to.answer(nil, err)
 	}
 	l.drop(err)
 	switch {
@@ -162,7 +162,7 @@ func (l *loop) drop(err error) {
 	l.life++
 	for id, rs := range l.waiters {
 		for _, r := range rs {
-			r.answer(txn.State{}, err)
+			r.answer(nil, err)
 		}
 		delete(l.waiters, id)
 	}
@@ -229,7 +229,7 @@ func (l *loop) end() {
 		l.e.cfg.Log.Error("last append failed", "entries", len(last.Entries), "error", err)
 	}
 	for _, r := range l.e.inbox.take(l.backlog) {
-		r.answer(txn.State{}, ErrClosed)
+		r.answer(nil, ErrClosed)
 	}
 	l.drop(ErrClosed)
 }

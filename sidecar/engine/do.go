@@ -22,17 +22,30 @@ func (e *Engine) Do(ctx context.Context, id txn.ID, ev txn.Event) (txn.State, er
 
 // DoAndWait is Do and Wait in one go: it saves the way back and forth between them.
 func (e *Engine) DoAndWait(ctx context.Context, id txn.ID, ev txn.Event, until func(txn.State) bool) (txn.State, error) {
-	s, err := e.ask(ctx, &request{id: id, event: ev, until: until})
+	return e.do(ctx, request{id: id, event: ev, until: until})
+}
+
+// DoAndSee is Do for those who want little of the state: it saves the copy. see gets the state after the event, in the
+// engine's loop: it must be quick, must not call the engine, and may keep no slice of it. What it has noted holds when
+// DoAndSee returns without an error.
+func (e *Engine) DoAndSee(ctx context.Context, id txn.ID, ev txn.Event, see func(txn.State)) error {
+	_, err := e.do(ctx, request{id: id, event: ev, see: see})
+	return err
+}
+
+func (e *Engine) do(ctx context.Context, r request) (txn.State, error) {
+	s, err := e.ask(ctx, new(r))
 	if errors.Is(err, errMiss) {
-		return e.doAbsent(ctx, id, ev, until)
+		return e.doAbsent(ctx, r)
 	}
 	return s, err
 }
 
 // doAbsent feeds an event to a transaction that is not in memory: it is new, or it has ended, and then a Begin
 // must not begin it twice. The journal is read here, not in the loop.
-func (e *Engine) doAbsent(ctx context.Context, id txn.ID, ev txn.Event, until func(txn.State) bool) (txn.State, error) {
-	_, begin := ev.(txn.Begin)
+func (e *Engine) doAbsent(ctx context.Context, r request) (txn.State, error) {
+	id := r.id
+	_, begin := r.event.(txn.Begin)
 	lookedUp := func() {
 		if begin {
 			e.inbox.put(&request{work: func(l *loop) { l.lookedUp(id) }})
@@ -40,11 +53,11 @@ func (e *Engine) doAbsent(ctx context.Context, id txn.ID, ev txn.Event, until fu
 	}
 	for range 4 { // it may begin or end between two looks
 		records, err := e.history(ctx, id)
-		fresh := begin && err == nil && len(records) == 0
-		if fresh {
+		r.fresh = begin && err == nil && len(records) == 0
+		if r.fresh {
 			err = e.cfg.Store.Accepts()
 		}
-		if err != nil || !fresh {
+		if err != nil || !r.fresh {
 			lookedUp()
 		}
 		switch {
@@ -54,14 +67,17 @@ func (e *Engine) doAbsent(ctx context.Context, id txn.ID, ev txn.Event, until fu
 			return txn.State{}, fmt.Errorf("transaction %s: %w", id, txn.ErrUnknown)
 		case len(records) > 0:
 			if m := txn.Restore(records); m.Phase().Done() {
-				s, err := afterTheEnd(e.cfg.Now(), m, ev)
-				if err == nil && until != nil {
-					err = unlessHolds(id, until(s))
+				s, err := afterTheEnd(e.cfg.Now(), m, r.event)
+				if err == nil && r.until != nil {
+					err = unlessHolds(id, r.until(s))
+				}
+				if err == nil && r.see != nil {
+					r.see(s)
 				}
 				return s, err
 			}
 		}
-		s, err := e.ask(ctx, &request{id: id, event: ev, until: until, fresh: fresh})
+		s, err := e.ask(ctx, new(r))
 		if !errors.Is(err, errMiss) {
 			return s, err
 		}
@@ -98,8 +114,25 @@ func (e *Engine) Wait(ctx context.Context, id txn.ID, until func(txn.State) bool
 
 // State returns an open or a finished transaction, or txn.ErrUnknown.
 func (e *Engine) State(ctx context.Context, id txn.ID) (txn.State, error) {
-	return e.look(ctx, id, func(txn.State) bool { return true })
+	return e.look(ctx, id, always)
 }
+
+// Peek shows a transaction that is in memory, as DoAndSee does, without waiting for what is being appended: what see gets
+// may be ahead of the journal. It reports whether the transaction was there.
+func (e *Engine) Peek(id txn.ID, see func(txn.State)) (found bool) {
+	e.inLoop(func(l *loop) {
+		if !l.shard.Has(id) {
+			return
+		}
+		if s, err := l.shard.peek(id); err == nil {
+			found = true
+			see(s)
+		}
+	})
+	return found
+}
+
+func always(txn.State) bool { return true }
 
 func (e *Engine) look(ctx context.Context, id txn.ID, until func(txn.State) bool) (txn.State, error) {
 	for range 4 { // it may begin or end between two looks
@@ -201,7 +234,7 @@ func (e *Engine) inLoop(f func(*loop)) bool {
 	r := &request{reply: make(chan reply, 1)}
 	r.work = func(l *loop) {
 		f(l)
-		r.answer(txn.State{}, nil)
+		r.answer(nil, nil)
 	}
 	if !e.inbox.put(r) {
 		return false
@@ -217,7 +250,10 @@ func (e *Engine) ask(ctx context.Context, r *request) (txn.State, error) {
 	}
 	select {
 	case a := <-r.reply:
-		return a.state, a.err
+		if a.state == nil {
+			return txn.State{}, a.err
+		}
+		return *a.state, a.err
 	case <-ctx.Done():
 		e.inbox.put(&request{work: func(l *loop) { l.forget(r) }})
 		return txn.State{}, fmt.Errorf("transaction %s: %w", r.id, ctx.Err())

@@ -341,3 +341,60 @@ func TestDoAndWaitIsDoAndThenWait(t *testing.T) {
 		}
 	})
 }
+
+// TestDoAndSeeShowsWhatDoReturns: open, refused, and after the end; and its answer waits for the journal while a peek
+// does not.
+func TestDoAndSeeShowsWhatDoReturns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &slowStore{Store: memory.New(memory.Options{})}
+		e := start(t, store, &book{})
+		defer stop(t, e)
+		do(t, e, "x", begin("x", txn.Explicit))
+		store.takes = time.Second
+		began := time.Now()
+		var peeked time.Duration
+		peeks := make(chan int)
+		go func() {
+			time.Sleep(time.Millisecond)
+			var branches int
+			if !e.Peek("x", func(s txn.State) { branches = len(s.Branches) }) {
+				t.Error("a peek does not find an open transaction")
+			}
+			peeked = time.Since(began)
+			peeks <- branches
+		}()
+		var seen string
+		err := e.DoAndSee(t.Context(), "x", txn.Enlist{Branch: branch("k", txn.Undo), Answered: txn.OK}, func(s txn.State) {
+			seen = s.ByKey("k").ID
+		})
+		if took := time.Since(began); err != nil || seen != "0" || took != time.Second {
+			t.Errorf("branch %q, %v after %v; want 0 after the append", seen, err, took)
+		}
+		if n := <-peeks; n != 1 || peeked != time.Millisecond {
+			t.Errorf("a peek saw %d branches after %v, want 1 at once", n, peeked)
+		}
+		do(t, e, "x", txn.Decide{Commit: true})
+		wait(t, e, "x", ended)
+		phase := txn.Open
+		if err := e.DoAndSee(t.Context(), "x", txn.Decide{Commit: true}, func(s txn.State) { phase = s.Phase }); err != nil || phase != txn.Committed {
+			t.Errorf("of an ended one: %v, %v; want committed", phase, err)
+		}
+		if err := e.DoAndSee(t.Context(), "x", txn.Decide{}, func(txn.State) {}); !errors.Is(err, txn.ErrDecided) {
+			t.Errorf("the other decision: %v, want ErrDecided", err)
+		}
+		if e.Peek("x", func(txn.State) {}) {
+			t.Error("a peek finds what is not in memory")
+		}
+	})
+}
+
+// slowStore takes its time for each append.
+type slowStore struct {
+	*memory.Store
+	takes time.Duration
+}
+
+func (s *slowStore) Append(ctx context.Context, es []txlog.Entry, sync bool) error {
+	time.Sleep(s.takes)
+	return s.Store.Append(ctx, es, sync)
+}

@@ -12,18 +12,19 @@ type request struct {
 	id    txn.ID
 	event txn.Event            // nil: a look at the state
 	until func(txn.State) bool // of Wait and DoAndWait
+	see   func(txn.State)      // of DoAndSee: takes the state, and the reply has none
 	fresh bool                 // a Begin whose id History does not know
 	work  func(*loop)          // anything else; done as it comes
 	reply chan reply           // buffered for one; nil: nobody waits
 }
 
 type reply struct {
-	state txn.State
+	state *txn.State // nil: nobody wants it, or there is none
 	err   error
 }
 
 // answer sends the one reply of a request.
-func (r *request) answer(s txn.State, err error) {
+func (r *request) answer(s *txn.State, err error) {
 	if r.reply != nil {
 		r.reply <- reply{s, err}
 	}

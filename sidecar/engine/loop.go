@@ -130,7 +130,7 @@ func (l *loop) handle(r *request) {
 	case r.work != nil:
 		r.work(l)
 	case l.refusal != nil:
-		r.answer(txn.State{}, l.refusal)
+		r.answer(nil, l.refusal)
 	case r.event == nil:
 		l.look(r)
 	default:
@@ -145,7 +145,7 @@ func (l *loop) step(r *request) {
 		if begin && r.reply != nil {
 			l.lookUp(r.id)
 		}
-		r.answer(txn.State{}, errMiss)
+		r.answer(nil, errMiss)
 		return
 	}
 	before := l.shard.Gathered()
@@ -156,7 +156,7 @@ func (l *loop) step(r *request) {
 		return
 	}
 	if r.reply != nil {
-		s, err2 := l.shard.State(r.id)
+		s, err2 := l.show(r)
 		if err == nil {
 			err = err2
 		}
@@ -168,22 +168,36 @@ func (l *loop) step(r *request) {
 // look answers a request for a state, or keeps it until its predicate holds.
 func (l *loop) look(r *request) {
 	if !l.shard.Has(r.id) {
-		r.answer(txn.State{}, errMiss)
+		r.answer(nil, errMiss)
 		return
 	}
-	s, err := l.shard.peek(r.id)
-	holds := err == nil && r.until(s)
-	if err == nil && !holds && !s.Phase.Done() {
+	now, err := l.shard.peek(r.id)
+	holds := err == nil && r.until(now)
+	if err == nil && !holds && !now.Phase.Done() {
 		l.waiters[r.id] = append(l.waiters[r.id], r)
 		return
 	}
+	var s *txn.State
 	if err == nil {
-		s, err = l.shard.State(r.id)
+		s, err = l.show(r)
 	}
 	if err == nil && !holds {
 		err = unlessHolds(r.id, false)
 	}
 	l.replyLater(r, reply{s, err})
+}
+
+// show gives the state to who asked for it: a copy for the reply, or a look at it.
+func (l *loop) show(r *request) (*txn.State, error) {
+	if r.see == nil {
+		s, err := l.shard.State(r.id)
+		return &s, err
+	}
+	s, err := l.shard.peek(r.id)
+	if err == nil {
+		r.see(s)
+	}
+	return nil, err
 }
 
 // wakeWaiters looks again for those who wait for a transaction that has moved: a state is the fold of its

@@ -18,56 +18,87 @@ func (o *Owners) Do(ctx context.Context, id txn.ID, ev txn.Event) (txn.State, er
 }
 
 // DoAndWait is Do and Wait in one go.
-func (o *Owners) DoAndWait(ctx context.Context, id txn.ID, ev txn.Event, until func(txn.State) bool) (txn.State, error) {
-	e, owner, err := o.at(id)
-	if err != nil {
-		return txn.State{}, err
+func (o *Owners) DoAndWait(ctx context.Context, id txn.ID, ev txn.Event, until func(txn.State) bool) (s txn.State, err error) {
+	here := func(e *engine.Engine) error {
+		s, err = e.DoAndWait(ctx, id, ev, until)
+		return err
 	}
-	if e != nil {
-		s, err := e.DoAndWait(ctx, id, ev, until)
-		if !o.isElsewhere(err) {
-			return s, err
-		}
-		if e, owner, err = o.outsider(ctx, id, err); err != nil {
-			return txn.State{}, err
-		}
-		if e != nil {
-			return e.DoAndWait(ctx, id, ev, until)
-		}
-	}
-	if err := o.opt.Remote.Do(ctx, owner, id, ev); err != nil {
-		return txn.State{}, fmt.Errorf("transaction %s: %w", id, err)
+	owner, err := o.locally(ctx, id, here)
+	if owner == "" {
+		return s, err
 	}
 	if until == nil {
-		until = func(txn.State) bool { return true }
+		until = always
+	}
+	return o.remotely(ctx, owner, id, ev, until)
+}
+
+// DoAndSee is Do for those who want little of the state; see engine.Engine.DoAndSee.
+func (o *Owners) DoAndSee(ctx context.Context, id txn.ID, ev txn.Event, see func(txn.State)) error {
+	owner, err := o.locally(ctx, id, func(e *engine.Engine) error { return e.DoAndSee(ctx, id, ev, see) })
+	if owner == "" {
+		return err
+	}
+	s, err := o.remotely(ctx, owner, id, ev, always)
+	if err == nil {
+		see(s)
+	}
+	return err
+}
+
+// Wait returns as soon as the predicate holds, for a state that is durable; see engine.Engine.Wait.
+func (o *Owners) Wait(ctx context.Context, id txn.ID, until func(txn.State) bool) (s txn.State, err error) {
+	here := func(e *engine.Engine) error {
+		s, err = e.Wait(ctx, id, until)
+		return err
+	}
+	if owner, err := o.locally(ctx, id, here); owner == "" {
+		return s, err
 	}
 	return o.watch(ctx, id, until)
 }
 
-// Wait returns as soon as the predicate holds, for a state that is durable; see engine.Engine.Wait.
-func (o *Owners) Wait(ctx context.Context, id txn.ID, until func(txn.State) bool) (txn.State, error) {
+// Peek shows a transaction that is in memory here, and reports whether it was; see engine.Engine.Peek.
+func (o *Owners) Peek(id txn.ID, see func(txn.State)) bool {
 	e, _, err := o.at(id)
-	if err != nil {
-		return txn.State{}, err
+	return err == nil && e != nil && e.Peek(id, see)
+}
+
+func always(txn.State) bool { return true }
+
+// locally lets f ask the engine of a transaction, if its journal is held here; else it names the owner, and nothing was
+// done.
+func (o *Owners) locally(ctx context.Context, id txn.ID, f func(*engine.Engine) error) (elsewhere string, err error) {
+	e, owner, err := o.at(id)
+	switch {
+	case err != nil:
+		return "", err
+	case e == nil:
+		return owner, nil
 	}
-	if e != nil {
-		s, err := e.Wait(ctx, id, until)
-		if !o.isElsewhere(err) {
-			return s, err
-		}
-		if e, _, err = o.outsider(ctx, id, err); err != nil {
-			return txn.State{}, err
-		}
-		if e != nil {
-			return e.Wait(ctx, id, until)
-		}
+	if err = f(e); !o.isElsewhere(err) {
+		return "", err
+	}
+	if e, owner, err = o.outsider(ctx, id, err); err != nil {
+		return "", err
+	}
+	if e == nil {
+		return owner, nil
+	}
+	return "", f(e)
+}
+
+// remotely lets the holder of a journal do it, and reads what came of it.
+func (o *Owners) remotely(ctx context.Context, owner string, id txn.ID, ev txn.Event, until func(txn.State) bool) (txn.State, error) {
+	if err := o.opt.Remote.Do(ctx, owner, id, ev); err != nil {
+		return txn.State{}, fmt.Errorf("transaction %s: %w", id, err)
 	}
 	return o.watch(ctx, id, until)
 }
 
 // State returns an open or a finished transaction of any owner in the store, or txn.ErrUnknown.
 func (o *Owners) State(ctx context.Context, id txn.ID) (txn.State, error) {
-	return o.Wait(ctx, id, func(txn.State) bool { return true })
+	return o.Wait(ctx, id, always)
 }
 
 func (o *Owners) isElsewhere(err error) bool {

@@ -125,21 +125,25 @@ func enlist(ctx context.Context, l Local, id txn.ID, e txn.Enlist) (interceptor.
 	if e.Branch.Key == "" && e.Branch.ID == "" {
 		return interceptor.Placed{}, fmt.Errorf("%w: branch of %s has neither key nor id", errMalformed, id)
 	}
-	st, err := l.Do(ctx, id, e)
+	var placed interceptor.Placed
+	err := l.DoAndSee(ctx, id, e, func(st txn.State) {
+		b := st.ByKey(e.Branch.Key)
+		if b == nil {
+			b = st.Find(e.Branch.ID)
+		}
+		if b != nil {
+			placed = interceptor.Placed{Branch: b.ID, Home: b.Home}
+		}
+	})
 	switch {
 	case errors.Is(err, engine.ErrBranches):
 		return interceptor.Placed{}, fmt.Errorf("%w: %w", interceptor.ErrBranches, err)
 	case err != nil:
 		return interceptor.Placed{}, err
-	}
-	b := st.ByKey(e.Branch.Key)
-	if b == nil {
-		b = st.Find(e.Branch.ID)
-	}
-	if b == nil {
+	case placed.Branch == "":
 		panic("peer: branch is not there after Enlist: " + string(id))
 	}
-	return interceptor.Placed{Branch: b.ID, Home: b.Home}, nil
+	return placed, nil
 }
 
 func returned(ctx context.Context, l Local, id txn.ID, e txn.Returned, durable bool) error {
@@ -147,6 +151,5 @@ func returned(ctx context.Context, l Local, id txn.ID, e txn.Returned, durable b
 		l.Post(id, e)
 		return nil
 	}
-	_, err := l.Do(ctx, id, e)
-	return err
+	return l.DoAndSee(ctx, id, e, func(txn.State) {})
 }

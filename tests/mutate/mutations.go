@@ -186,7 +186,7 @@ func ofEngine() []mutation {
 		{name: "calls do not wait for the append", law: "L1", file: commit, tests: "TestL1|TestStorm|TestCrash|TestCalls",
 			old: "			l.inflight = b\n", now: "			for _, c := range b.Calls {\n				l.calls.add(c)\n			}\n			b.Calls = nil\n			l.startCalls()\n			l.inflight = b\n"},
 		{name: "nobody is told of a failed append", law: "L14", file: commit, tests: "TestL14",
-			old: "b.replies, l.replies...) {\n		w.to.answer(txn.State{}, err)", now: "b.replies, l.replies...) {\n		w.to.answer(w.reply.state, nil)"},
+			old: "b.replies, l.replies...) {\n		w.to.answer(nil, err)", now: "b.replies, l.replies...) {\n		w.to.answer(w.reply.state, nil)"},
 		{name: "a call that hangs is never answered", law: "L6", file: call, tests: "TestL6",
 			old: "		answer(txn.Unknown, nil, fmt.Sprintf(\"no answer within %v\", timeout))", now: "		_ = fmt.Sprint"},
 	}

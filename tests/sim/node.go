@@ -253,6 +253,15 @@ func (l local) Do(ctx context.Context, id txn.ID, e txn.Event) (txn.State, error
 	return st, err
 }
 
+// DoAndSee is Do.
+func (l local) DoAndSee(ctx context.Context, id txn.ID, e txn.Event, see func(txn.State)) error {
+	st, err := l.Do(ctx, id, e)
+	if err == nil {
+		see(st)
+	}
+	return err
+}
+
 // Post feeds one event.
 func (l local) Post(id txn.ID, e txn.Event) {
 	l.told(id, e)

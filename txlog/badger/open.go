@@ -173,7 +173,7 @@ func (o Options) Tuned() badger.Options {
 		WithNumGoroutines(1).
 		WithMemTableSize(o.MemtableBytes).
 		WithNumMemtables(2).
-		WithBaseTableSize(2 << 20).
+		WithBaseTableSize(512 << 10).
 		WithBaseLevelSize(8 << 20).
 		WithNumLevelZeroTables(3).
 		WithNumLevelZeroTablesStall(8).

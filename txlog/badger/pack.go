@@ -8,8 +8,8 @@ import (
 	"txmesh/txn"
 )
 
-// The entries that one step of a transaction appends share a row: a row costs the tree and the log far more than the
-// bytes of a small record. Such a row begins with packedVersion, which no version of txlog.Encode will be, and holds each
+// The entries of a transaction that one append has share a row: a row costs the tree and the log far more than the bytes
+// of a small record, and under load an append often has the answer of one call and the call after it. Such a row begins with packedVersion, which no version of txlog.Encode will be, and holds each
 // entry behind its length. A release that knows no packed rows takes it for one that a later release wrote.
 const packedVersion = 0xff
 
@@ -20,20 +20,23 @@ type encoded struct {
 	body    []byte
 }
 
-// pack makes the rows of an append. Entries share a row as long as it stays in the tree.
+// pack makes the rows of an append. Entries share a row as long as it stays in the tree. Only the order within each
+// transaction is kept: nothing reads across them.
 func (s *Store) pack(es []txlog.Entry) ([]encoded, error) {
-	var rows []encoded
+	rows := make([]encoded, 0, len(es))
+	last := make(map[txn.ID]int, len(es)) // row of each transaction
 	for i, e := range es {
 		b, err := txlog.Encode(e)
 		if err != nil {
 			return nil, err
 		}
-		if n := len(rows) - 1; n >= 0 && rows[n].tx == e.Tx && len(rows[n].body)+len(b)+2*binary.MaxVarintLen32+1 <= s.opts.InlineBytes {
+		if n, found := last[e.Tx]; found && len(rows[n].body)+len(b)+2*binary.MaxVarintLen32+1 <= s.opts.InlineBytes {
 			rows[n].add(b)
-			rows[n].entries = es[i-len(rows[n].entries) : i+1]
+			rows[n].entries = append(rows[n].entries, e)
 			continue
 		}
-		rows = append(rows, encoded{tx: e.Tx, entries: es[i : i+1], body: b})
+		last[e.Tx] = len(rows)
+		rows = append(rows, encoded{tx: e.Tx, entries: es[i : i+1 : i+1], body: b})
 	}
 	return rows, nil
 }
