@@ -90,7 +90,7 @@ func New(opt Options) *Server {
 	s := &Server{opt: opt, cancel: cancel, caches: newCaches(rand.Text()[:8]+".", opt.Log), streams: map[string]*stream{}, sets: map[string]string{}}
 	turns := make(chan struct{}, largeAtOnce)
 	s.grpc = grpc.NewServer(grpc.Creds(opt.Credentials), grpc.MaxRecvMsgSize(requestMax),
-		grpc.ReadBufferSize(0), grpc.WriteBufferSize(bufferBytes), grpc.SharedWriteBuffer(true), grpc.ForceServerCodecV2(codec{}),
+		grpc.ReadBufferSize(0), grpc.WriteBufferSize(bufferBytes), grpc.ForceServerCodecV2(codec{}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveReply}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingsMin, PermitWithoutStream: true}),
 		grpc.StreamInterceptor(func(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
