@@ -114,7 +114,7 @@ func (e *Engine) Wait(ctx context.Context, id txn.ID, until func(txn.State) bool
 
 // State returns an open or a finished transaction, or txn.ErrUnknown.
 func (e *Engine) State(ctx context.Context, id txn.ID) (txn.State, error) {
-	return e.look(ctx, id, always)
+	return e.look(ctx, id, func(txn.State) bool { return true })
 }
 
 // Peek shows a transaction that is in memory, as DoAndSee does, without waiting for what is being appended: what see gets
@@ -131,8 +131,6 @@ func (e *Engine) Peek(id txn.ID, see func(txn.State)) (found bool) {
 	})
 	return found
 }
-
-func always(txn.State) bool { return true }
 
 func (e *Engine) look(ctx context.Context, id txn.ID, until func(txn.State) bool) (txn.State, error) {
 	for range 4 { // it may begin or end between two looks
