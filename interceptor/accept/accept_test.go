@@ -108,7 +108,11 @@ func TestListenersEnd(t *testing.T) {
 		if err := a.Serve(l, nil); err == nil || err.Error() != "serve :7: shut down" {
 			t.Errorf("Serve = %v, want serve :7: shut down", err)
 		}
-		<-l.ended
+		select {
+		case <-l.ended:
+		default:
+			t.Error("the listener is still open")
+		}
 	})
 	t.Run("one that does not close is named", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
