@@ -63,13 +63,13 @@ func TestFailuresThatPassAreOutlivedWithLongerAndLongerRests(t *testing.T) {
 		var taken []time.Duration
 		go func() { served <- a.Serve(l, func(net.Conn) { taken = append(taken, time.Since(began)) }) }()
 		time.Sleep(time.Minute)
+		if err := errors.Join(a.Close(), <-served); err != nil {
+			t.Errorf("Close and Serve = %v, want nil", err)
+		}
 		const ms = time.Millisecond
 		first := (10 + 20 + 40 + 80 + 160 + 320 + 640 + 1000 + 1000) * ms
 		if diff := cmp.Diff([]time.Duration{first, first + 10*ms}, taken); diff != "" {
 			t.Errorf("connections came after (-want +got):\n%s", diff)
-		}
-		if err := errors.Join(a.Close(), <-served); err != nil {
-			t.Errorf("Close and Serve = %v, want nil", err)
 		}
 		if n := strings.Count(out.String(), `msg=accept listen=:7 error="`+full.Error()); n != 10 {
 			t.Errorf("logged %d failures, want 10:\n%s", n, out.String())
