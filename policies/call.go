@@ -36,35 +36,27 @@ func (c *Call) Reads() Reads {
 // Key is what makes a repeat of the call the same branch: the policy's key, else the Idempotency-Key header. ""
 // means none.
 func (c *Call) Key(req *Message) (string, error) {
-	return evalKey("key", c.key, c.keyReads, c.match.pattern, req.as(c.match.grpc.input()))
+	return evalKey(c.key, c.keyReads, c.match.pattern, req.as(c.match.grpc.input()))
 }
 
-// OrderBy is the key by which held calls are kept in order, "" for none.
-func (c *Call) OrderBy(req *Message) (string, error) {
-	if c.orderBy == nil {
-		return "", nil
-	}
-	return evalKey("orderBy", c.orderBy, c.keyReads, c.match.pattern, req.as(c.match.grpc.input()))
-}
-
-func evalKey(what string, e *expr, reads *tree, p *pattern, req *Message) (string, error) {
+func evalKey(e *expr, reads *tree, p *pattern, req *Message) (string, error) {
 	if e == nil {
 		return idempotencyKey(req), nil
 	}
 	values, err := reads.request(req, p)
 	if err != nil {
-		return "", fmt.Errorf("evaluate %s: %w", what, err)
+		return "", fmt.Errorf("evaluate key: %w", err)
 	}
 	v, err := e.eval(values)
 	if errors.Is(err, errMissing) || err == nil && v == nil {
 		return "", nil
 	}
 	if err != nil {
-		return "", fmt.Errorf("evaluate %s: %w", what, err)
+		return "", fmt.Errorf("evaluate key: %w", err)
 	}
 	s, err := scalarText(v)
 	if err != nil {
-		return "", fmt.Errorf("evaluate %s: %s %w", what, e.text, err)
+		return "", fmt.Errorf("evaluate key: %s %w", e.text, err)
 	}
 	return s, nil
 }

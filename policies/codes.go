@@ -41,6 +41,7 @@ const (
 	codeMethod      = "TXM0031"
 	codeDescriptors = "TXM0032"
 	codeMessage     = "TXM0033"
+	codeReserved    = "TXM0034"
 	codeNoBarrier   = "TXM0040"
 	codeSameMatch   = "TXM0041"
 	codeSafeMethod  = "TXM0042"
@@ -82,6 +83,7 @@ func Codes() []Code {
 		{codeMethod, "Not a unary method of gRPC", "write package.Service/Method as the .proto file has it; streams pass beside transactions"},
 		{codeDescriptors, "Not a descriptor set", "paste the output of `protoc --include_imports --descriptor_set_out=/dev/stdout FILE.proto | gzip | base64`, or name a *.binpb file beside the policy"},
 		{codeMessage, "The message has no such field", "use the names of the .proto file; update spec.descriptors if it has changed"},
+		{codeReserved, "A key that is not supported yet", "remove the key, and do what the message names instead"},
 		{codeNoBarrier, "No barrier at the callee", "repeats and late calls reach the callee; choose Proxy, Key or Database if it has one"},
 		{codeSameMatch, "Two rules match the same requests", "keep one; the older document wins, then the first name"},
 		{codeSafeMethod, "A branch over a safe method", "GET, HEAD and OPTIONS should change nothing; check that this call needs an undo"},

@@ -43,7 +43,6 @@ type CallPlan struct {
 	Barrier       string   `json:"barrier"`
 	OnUnknown     string   `json:"onUnknown"`
 	Key           string   `json:"key"`
-	OrderBy       string   `json:"orderBy,omitempty"`
 	Timeout       string   `json:"timeout"`
 	UndoRetry     string   `json:"undoRetry"`
 	Required      string   `json:"required"`
@@ -114,9 +113,6 @@ func (c *Call) Plan() CallPlan {
 	}
 	if c.key != nil {
 		p.Key = c.key.text
-	}
-	if c.orderBy != nil {
-		p.OrderBy = c.orderBy.text
 	}
 	if c.Timeout > 0 {
 		p.Timeout = c.Timeout.String()

@@ -367,18 +367,21 @@ func TestFaultInTextOverLinesIsPlacedAtItsStart(t *testing.T) {
 	}
 }
 
-func TestHeldCallsAreOrderedByTheirKey(t *testing.T) {
-	s := compiled(t, `  - {name: by-body, match: {service: a, path: "/{box}"}, hold: {orderBy: path.box + "/" + request.body.to}}
-  - {name: by-none, match: {service: b}, hold: {}}
-`)
-	req := &Message{Path: "/inbox", Body: []byte(`{"to":"bob"}`)}
-	for i, want := range []string{"inbox/bob", ""} {
-		if got, err := s.Calls()[i].OrderBy(req); err != nil || got != want {
-			t.Errorf("OrderBy of %s = %q, %v, want %q", s.Calls()[i].Name, got, err, want)
-		}
+// Order between transactions is refused; one that began before that was so must still end.
+func TestOrderBetweenTransactionsIsRefused(t *testing.T) {
+	const held = "  - {name: a, match: {service: a, path: \"/{box}\"}, hold: {%s}}\n"
+	_, err := Compile(Source{Name: "p.yaml", Data: []byte(policyOf(fmt.Sprintf(held, "orderBy: path.box")))})
+	want := "p.yaml:6:68: TXM0034: call.hold.orderBy is not supported yet: held calls are kept in order within a transaction alone; number the messages in their body, and let the receiver order them"
+	if err == nil || err.Error() != want {
+		t.Errorf("Compile = %v, want %s", err, want)
 	}
-	if got, err := s.Calls()[0].OrderBy(&Message{Path: "/inbox", Body: []byte(`{"to":5}`)}); err == nil {
-		t.Errorf("OrderBy of a number and text = %q, want an error", got)
+	d := compiled(t, fmt.Sprintf(held, "")).Calls()[0].Source()
+	d.Data = bytes.Replace(d.Data, []byte(`"hold":{}`), []byte(`"hold":{"orderBy":"path.box"}`), 1)
+	if !bytes.Contains(d.Data, []byte("orderBy")) {
+		t.Fatalf("no hold in %s", d.Data)
+	}
+	if _, err := Recompile(d, "a"); err != nil {
+		t.Errorf("Recompile = %v, want nil", err)
 	}
 }
 

@@ -125,10 +125,9 @@ func (p *policyReader) readHold(c *Call, f fields) {
 	if h.has("body") || h.has("form") {
 		p.fault(h.at, codeOneOf, "call.hold sends the body that was held; it has no body of its own")
 	}
-	if n := h.text("orderBy"); n != nil {
-		if c.orderBy = p.keyed(n, "call.hold.orderBy", see); c.orderBy != nil {
-			c.keyReads.merge(c.orderBy.reads)
-		}
+	// A transaction that began under a document with this key must still end.
+	if n := h.get("orderBy"); n != nil && !p.trusting {
+		p.fault(n.at, codeReserved, "call.hold.orderBy is not supported yet: held calls are kept in order within a transaction alone; number the messages in their body, and let the receiver order them")
 	}
 	c.heldHeaders = []string{"accept", "accept-language", "content-encoding", "content-language", "content-type", "grpc-encoding"}
 	for _, n := range h.strings("keepHeaders") {

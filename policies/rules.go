@@ -166,7 +166,6 @@ type Call struct {
 	source  Source
 	match   match
 	key     *expr // nil: the Idempotency-Key header
-	orderBy *expr // of held calls; nil: none
 	outcome []outcomeRule
 	ops     [txn.NumOps]*op
 	answer  *expr // of the query; nil: the whole body

@@ -20,7 +20,7 @@ func (r *Start) Reads() Reads {
 // Key is what makes a repeat of the root request the same transaction: the policy's key, else the Idempotency-Key
 // header. "" means none.
 func (r *Start) Key(req *Message) (string, error) {
-	return evalKey("key", r.key, r.reads, r.match.pattern, req.as(r.match.grpc.input()))
+	return evalKey(r.key, r.reads, r.match.pattern, req.as(r.match.grpc.input()))
 }
 
 // Commits reports whether the root's answer commits the transaction. An error, such as a value that commitWhen

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -40,7 +39,7 @@ func (s *Sidecar) openStore() error {
 		return fmt.Errorf("data-dir: %w", err)
 	}
 	if s.shared == nil { // a test brings its own
-		if s.shared, err = openShared(s.cfg, s.log); err != nil {
+		if s.shared, err = s.openShared(); err != nil {
 			return fmt.Errorf("store: %w", err)
 		}
 	}
@@ -52,28 +51,33 @@ func (s *Sidecar) openStore() error {
 const openMax = 5 * time.Second
 
 // openShared opens the shared store, later if it cannot be reached now.
-func openShared(cfg Config, log *slog.Logger) (txlog.Shared, error) {
+func (s *Sidecar) openShared() (txlog.Shared, error) {
 	shared, err := late.Open(context.Background(), func(ctx context.Context) (txlog.Shared, error) {
 		ctx, cancel := context.WithTimeout(ctx, openMax)
 		defer cancel()
-		if !strings.HasPrefix(cfg.Store, "etcd://") {
-			return sql.Open(ctx, sql.Options{DSN: cfg.Store, RetainBytes: cfg.RetentionBytes, Log: log})
-		}
-		return openEtcd(ctx, cfg, log)
-	}, log)
+		return s.reachShared(ctx)
+	}, s.log)
 	if err != nil {
 		return nil, err
 	}
 	return shared, nil
 }
 
-func openEtcd(ctx context.Context, cfg Config, log *slog.Logger) (txlog.Shared, error) {
-	o, err := etcd.ParseURL(cfg.Store)
+// reachShared opens the shared store by connections of this sidecar.
+func (s *Sidecar) reachShared(ctx context.Context) (txlog.Shared, error) {
+	if !strings.HasPrefix(s.cfg.Store, "etcd://") {
+		return sql.Open(ctx, sql.Options{DSN: s.cfg.Store, RetainBytes: s.cfg.RetentionBytes, Dial: s.dial, Log: s.log})
+	}
+	return s.openEtcd(ctx)
+}
+
+func (s *Sidecar) openEtcd(ctx context.Context) (txlog.Shared, error) {
+	o, err := etcd.ParseURL(s.cfg.Store)
 	if err != nil {
 		return nil, err
 	}
-	if o.Log = log; o.RetainBytes == 0 {
-		o.RetainBytes = cfg.RetentionBytes
+	if o.Dial, o.Log = s.dial, s.log; o.RetainBytes == 0 {
+		o.RetainBytes = s.cfg.RetentionBytes
 	}
 	return etcd.Open(ctx, o)
 }

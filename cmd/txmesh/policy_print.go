@@ -85,7 +85,6 @@ func (p *printer) call(c *policies.CallPlan, heading string) {
 	p.line("on unknown", c.OnUnknown)
 	p.line("undo retry", c.UndoRetry)
 	p.line("key", c.Key)
-	p.line("order by", c.OrderBy)
 	p.line("timeout", c.Timeout)
 	p.line("required", c.Required)
 	p.line("on ambiguous", c.OnAmbiguous)

@@ -196,7 +196,7 @@ func isChunkError(err error) bool {
 // relay sends the response to the client, as it comes.
 func (s *session) relay() bool {
 	h := &s.res.head
-	keep := !s.req.head.close && !s.srv.draining.Load() && h.minor == 1 && s.res.body.framing != untilClose
+	keep := !s.req.head.close && !s.srv.draining() && h.minor == 1 && s.res.body.framing != untilClose
 	unchunk := s.req.head.minor == 0 && s.res.body.framing == byChunks
 	if unchunk {
 		h.dropAll(transferEncodingName)

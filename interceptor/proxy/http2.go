@@ -65,7 +65,7 @@ func (s *session) serveHTTP2(up *h2.Upgrade) {
 	s.in.release()
 	s.idle.Store(false)
 	s.h2.Store(c)
-	if s.srv.draining.Load() {
+	if s.srv.draining() {
 		c.Drain()
 	}
 	if s.srv.killed.Load() {

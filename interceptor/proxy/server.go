@@ -10,12 +10,10 @@ import (
 	"time"
 
 	"txmesh/interceptor"
+	"txmesh/interceptor/accept"
 	"txmesh/interceptor/proxy/h2"
 	"txmesh/interceptor/traffic"
 )
-
-// acceptRest bounds the pause after an Accept that failed, such as for want of file descriptors.
-const acceptRest = time.Second
 
 // killRest is how long Shutdown waits for exchanges that it has cut.
 const killRest = 5 * time.Second
@@ -47,15 +45,14 @@ type server struct {
 	ctx    context.Context // of Before and of dials; it ends when Shutdown loses patience
 	cancel context.CancelFunc
 
-	draining atomic.Bool
-	killed   atomic.Bool
-	turning  sync.WaitGroup // clients being told that there are too many; each takes lingerTime at most
-	told     atomic.Int32   // how many they are
+	listeners *accept.Listeners // closed: draining
+	killed    atomic.Bool
+	turning   sync.WaitGroup // clients being told that there are too many; each takes lingerTime at most
+	told      atomic.Int32   // how many they are
 
-	mu        sync.Mutex // guards the rest
-	listeners map[net.Listener]struct{}
-	sessions  map[*session]struct{}
-	empty     chan struct{} // closed when draining and no session is left
+	mu       sync.Mutex // guards the rest, and the end of the listeners
+	sessions map[*session]struct{}
+	empty    chan struct{} // closed when draining and no session is left
 }
 
 func newServer(o Options, r router) *server {
@@ -63,7 +60,7 @@ func newServer(o Options, r router) *server {
 	bufs := newBuffers()
 	s := &server{
 		opts: o, router: r, bufs: bufs, pool: newPool(o, bufs), ctx: ctx, cancel: cancel,
-		listeners: make(map[net.Listener]struct{}),
+		listeners: accept.New(o.Log),
 		sessions:  make(map[*session]struct{}),
 		empty:     make(chan struct{}),
 	}
@@ -71,44 +68,18 @@ func newServer(o Options, r router) *server {
 	return s
 }
 
-// serve accepts until the listener is closed. It returns nil after shutdown.
-func (s *server) serve(l net.Listener) error {
-	s.mu.Lock()
-	if s.draining.Load() {
-		s.mu.Unlock()
-		return errors.Join(fmt.Errorf("serve %s: shut down", l.Addr()), l.Close())
-	}
-	s.listeners[l] = struct{}{}
-	s.mu.Unlock()
-	rest := 5 * time.Millisecond
-	for {
-		conn, err := l.Accept()
-		switch {
-		case err == nil:
-			rest = 5 * time.Millisecond
-			s.admit(conn)
-		case s.draining.Load():
-			return nil
-		case errors.Is(err, net.ErrClosed):
-			return fmt.Errorf("accept on %s: %w", l.Addr(), err)
-		default:
-			s.opts.Log.Warn("accept", "listen", l.Addr().String(), "error", err)
-			rest = min(2*rest, acceptRest)
-			select {
-			case <-time.After(rest):
-			case <-s.ctx.Done():
-				return nil
-			}
-		}
-	}
-}
+// serve accepts until shutdown, after which it returns nil.
+func (s *server) serve(l net.Listener) error { return s.listeners.Serve(l, s.admit) }
+
+// draining reports whether what comes now comes too late.
+func (s *server) draining() bool { return s.listeners.Closed() }
 
 // admit starts a session, or says that there are too many.
 func (s *server) admit(conn net.Conn) {
 	ss := newSession(s, conn)
 	s.mu.Lock()
 	full := len(s.sessions) >= s.opts.Limits.Conns
-	if s.draining.Load() {
+	if s.draining() {
 		s.mu.Unlock()
 		conn.Close() // nothing was read from it
 		return
@@ -139,7 +110,7 @@ func (s *server) count(err *Error) *Error {
 func (s *server) leave(ss *session) {
 	s.mu.Lock()
 	delete(s.sessions, ss)
-	if s.draining.Load() && len(s.sessions) == 0 {
+	if s.draining() && len(s.sessions) == 0 {
 		s.closeEmpty()
 	}
 	s.mu.Unlock()
@@ -158,14 +129,7 @@ func (s *server) closeEmpty() {
 // ticket still gets its After, with an error.
 func (s *server) shutdown(ctx context.Context) error {
 	s.mu.Lock()
-	s.draining.Store(true)
-	var errs []error
-	for l := range s.listeners {
-		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
-			errs = append(errs, fmt.Errorf("close listener %s: %w", l.Addr(), err))
-		}
-	}
-	clear(s.listeners)
+	errs := []error{s.listeners.Close()}
 	for ss := range s.sessions {
 		ss.dismiss()
 	}

@@ -104,7 +104,7 @@ func (s *session) nextHead() (int, *Error) {
 	s.idle.Store(true)
 	l := &s.srv.opts.Limits
 	readUntil(s.conn, time.Now().Add(l.Idle))
-	if s.srv.draining.Load() {
+	if s.srv.draining() {
 		return 0, nil
 	}
 	seen, slow := 0, false
@@ -126,7 +126,7 @@ func (s *session) nextHead() (int, *Error) {
 		if len(p) > 0 && !slow {
 			slow = true
 			readUntil(s.conn, time.Now().Add(l.HeaderTime))
-			if s.srv.draining.Load() {
+			if s.srv.draining() {
 				return 0, nil
 			}
 		}
@@ -134,7 +134,7 @@ func (s *session) nextHead() (int, *Error) {
 			s.in.widen(2 * len(p))
 		}
 		if err := s.in.fill(); err != nil {
-			if slow && isTimeout(err) && !s.srv.draining.Load() {
+			if slow && isTimeout(err) && !s.srv.draining() {
 				return 0, refuse(faultHeaderTime, "")
 			}
 			return 0, nil
@@ -332,7 +332,7 @@ func (s *session) reply(a *interceptor.Answer) bool {
 			s.in.discard(n)
 		}
 	}
-	keep := s.req.body.done && !s.req.head.close && !s.srv.draining.Load()
+	keep := s.req.body.done && !s.req.head.close && !s.srv.draining()
 	s.out = appendAnswer(s.out[:0], a, string(s.req.head.method) == "HEAD", !keep)
 	s.write(s.out)
 	if !keep {

@@ -22,7 +22,7 @@ func TestConversationsAreTheSameThrough(t *testing.T) {
 			var heard [2][]string
 			for i, address := range []string{l.Addr().String(), r.at} {
 				client := dial(t, address)
-				heard[i] = converse(t, rand.New(rand.NewPCG(seed, 1)), [2]*net.TCPConn{client, accept(t, l)})
+				heard[i] = converse(t, rand.New(rand.NewPCG(seed, 1)), [2]*net.TCPConn{client, accepted(t, l)})
 			}
 			if diff := cmp.Diff(heard[0], heard[1]); diff != "" {
 				t.Errorf("direct and through differ:\n%s", diff)

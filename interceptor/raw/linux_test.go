@@ -20,7 +20,7 @@ func TestIdleConnectionsAreSmall(t *testing.T) {
 	memory, files := used(), descriptors(t)
 	for range conns {
 		client := dial(t, r.at)
-		server := accept(t, l)
+		server := accepted(t, l)
 		say(t, client, "x") // it has been in use
 		hear(t, server, "x")
 	}

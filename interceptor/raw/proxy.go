@@ -9,10 +9,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-)
 
-// acceptRest bounds the pause after an Accept that failed, such as for want of file descriptors.
-const acceptRest = time.Second
+	"txmesh/interceptor/accept"
+)
 
 // Options is what a Proxy is made of. The zero value works.
 type Options struct {
@@ -84,11 +83,11 @@ type Proxy struct {
 	ctx    context.Context // of dials; it ends when Shutdown loses patience
 	cancel context.CancelFunc
 
-	mu        sync.Mutex // guards the rest
-	draining  bool
-	listeners map[net.Listener]struct{}
-	sessions  map[*session]struct{}
-	empty     chan struct{} // closed when draining and no session is left
+	listeners *accept.Listeners // closed: draining
+
+	mu       sync.Mutex // guards the rest, and the end of the listeners
+	sessions map[*session]struct{}
+	empty    chan struct{} // closed when draining and no session is left
 }
 
 // New returns a proxy to the endpoints, which take turns; when one takes no connection the next one is asked. There may
@@ -119,7 +118,7 @@ func New(o Options, endpoints ...string) (*Proxy, error) {
 		o.Ended = func(Report) {}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	return &Proxy{opts: o, endpoints: endpoints, ctx: ctx, cancel: cancel, listeners: make(map[net.Listener]struct{}),
+	return &Proxy{opts: o, endpoints: endpoints, ctx: ctx, cancel: cancel, listeners: accept.New(o.Log),
 		sessions: make(map[*session]struct{}), empty: make(chan struct{})}, nil
 }
 
@@ -132,34 +131,7 @@ func standard[T int | time.Duration](v, def T) T {
 
 // Serve accepts connections until Shutdown, which makes it return nil. It closes the listener.
 func (p *Proxy) Serve(l net.Listener) error {
-	p.mu.Lock()
-	if p.draining {
-		p.mu.Unlock()
-		return errors.Join(fmt.Errorf("serve %s: shut down", l.Addr()), l.Close())
-	}
-	p.listeners[l] = struct{}{}
-	p.mu.Unlock()
-	rest := 5 * time.Millisecond
-	for {
-		conn, err := l.Accept()
-		switch {
-		case err == nil:
-			rest = 5 * time.Millisecond
-			go p.PassInTurn(conn)
-		case p.isDraining():
-			return nil
-		case errors.Is(err, net.ErrClosed):
-			return fmt.Errorf("accept on %s: %w", l.Addr(), err)
-		default:
-			p.opts.Log.Warn("accept", "listen", l.Addr().String(), "error", err)
-			rest = min(2*rest, acceptRest)
-			select {
-			case <-time.After(rest):
-			case <-p.ctx.Done():
-				return nil
-			}
-		}
-	}
+	return p.listeners.Serve(l, func(c net.Conn) { go p.PassInTurn(c) })
 }
 
 // inTurn is the endpoints, beginning with the one whose turn it is.
@@ -170,12 +142,6 @@ func (p *Proxy) inTurn() []string {
 	}
 	at := int((p.turn.Add(1) - 1) % uint32(n))
 	return append(p.endpoints[at:n:n], p.endpoints[:at]...)
-}
-
-func (p *Proxy) isDraining() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.draining
 }
 
 // Pass connects to the first endpoint that takes a connection and passes bytes until it is over. It closes conn.
@@ -229,7 +195,7 @@ func (p *Proxy) dial(endpoints []string) (net.Conn, error) {
 // admit counts a session in, or breaks its connection.
 func (p *Proxy) admit(s *session) bool {
 	p.mu.Lock()
-	draining, full := p.draining, len(p.sessions) >= p.opts.Limits.Conns
+	draining, full := p.listeners.Closed(), len(p.sessions) >= p.opts.Limits.Conns
 	if !draining && !full {
 		p.sessions[s] = struct{}{}
 	}
@@ -254,7 +220,7 @@ func (p *Proxy) leave(s *session) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.sessions, s)
-	if p.draining && len(p.sessions) == 0 {
+	if p.listeners.Closed() && len(p.sessions) == 0 {
 		p.closeEmpty()
 	}
 }
@@ -272,14 +238,7 @@ func (p *Proxy) closeEmpty() {
 // says how many they were.
 func (p *Proxy) Shutdown(ctx context.Context) error {
 	p.mu.Lock()
-	p.draining = true
-	var errs []error
-	for l := range p.listeners {
-		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
-			errs = append(errs, fmt.Errorf("close listener %s: %w", l.Addr(), err))
-		}
-	}
-	clear(p.listeners)
+	errs := []error{p.listeners.Close()}
 	if len(p.sessions) == 0 {
 		p.closeEmpty()
 	}

@@ -81,7 +81,7 @@ func dial(t *testing.T, address string) *net.TCPConn {
 	return c.(*net.TCPConn)
 }
 
-func accept(t *testing.T, l net.Listener) *net.TCPConn {
+func accepted(t *testing.T, l net.Listener) *net.TCPConn {
 	t.Helper()
 	must(t, l.(*net.TCPListener).SetDeadline(time.Now().Add(patience)))
 	c, err := l.Accept()
@@ -97,7 +97,7 @@ func pair(t *testing.T, o Options) (r *running, client, server *net.TCPConn) {
 	l := listener(t)
 	r = run(t, o, l.Addr().String())
 	client = dial(t, r.at)
-	return r, client, accept(t, l)
+	return r, client, accepted(t, l)
 }
 
 func say(t *testing.T, c net.Conn, text string) {
@@ -222,7 +222,7 @@ func TestTheNextEndpointIsTaken(t *testing.T) {
 	r := run(t, Options{}, gone.Addr().String(), l.Addr().String())
 	for range 2 { // each endpoint has its turn
 		client := dial(t, r.at)
-		server := accept(t, l)
+		server := accepted(t, l)
 		say(t, client, "x")
 		hear(t, server, "x")
 	}
@@ -268,7 +268,7 @@ func TestShutdownWaitsThenCuts(t *testing.T) {
 	r, client, server := pair(t, Options{})
 	done := make(chan error, 1)
 	go func() { done <- r.Shutdown(t.Context()) }()
-	for !r.isDraining() {
+	for !r.listeners.Closed() {
 		time.Sleep(time.Millisecond)
 	}
 	say(t, client, "still")

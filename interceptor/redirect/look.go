@@ -37,7 +37,7 @@ func (s *Server) sniff(c *net.TCPConn, until time.Time) (Kind, error) {
 func (s *Server) deadline(c *net.TCPConn, t time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.draining && !t.IsZero() {
+	if s.listeners.Closed() && !t.IsZero() {
 		t = past()
 	}
 	_ = c.SetReadDeadline(t) // a closed connection tells its reader

@@ -2,20 +2,20 @@ package redirect
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
 	"sync"
 	"time"
+
+	"txmesh/interceptor/accept"
 )
 
 const (
 	detectTime   = 200 * time.Millisecond
 	dialTime     = 5 * time.Second
 	connsMax     = 10000
-	acceptRest   = time.Second
 	silentAtMost = 24 * time.Hour
 )
 
@@ -78,10 +78,10 @@ type Server struct {
 	cancel context.CancelFunc
 	all    sync.WaitGroup // connections that are being looked at
 
-	mu       sync.Mutex // guards the rest
-	draining bool
-	listener net.Listener
-	looking  map[*net.TCPConn]struct{}
+	listeners *accept.Listeners // closed: draining
+
+	mu      sync.Mutex // guards the rest, and the end of the listeners
+	looking map[*net.TCPConn]struct{}
 }
 
 // New returns a server. It opens nothing.
@@ -99,58 +99,24 @@ func New(o Options) (*Server, error) {
 		o.Conns = connsMax
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	return &Server{opts: o, ctx: ctx, cancel: cancel, looking: make(map[*net.TCPConn]struct{})}, nil
+	return &Server{opts: o, ctx: ctx, cancel: cancel, listeners: accept.New(o.Log), looking: make(map[*net.TCPConn]struct{})}, nil
 }
 
 // Serve accepts connections until Shutdown, which makes it return nil. It closes the listener.
 func (s *Server) Serve(l net.Listener) error {
-	s.mu.Lock()
-	s.listener = l
-	draining := s.draining
-	s.mu.Unlock()
-	if draining {
-		return errors.Join(fmt.Errorf("serve %s: shut down", l.Addr()), l.Close())
-	}
-	rest := 5 * time.Millisecond
-	for {
-		conn, err := l.Accept()
-		switch {
-		case err == nil:
-			rest = 5 * time.Millisecond
-			s.admit(conn.(*net.TCPConn))
-		case s.ctx.Err() != nil:
-			return nil //nolint:nilerr // it was told to stop
-		case errors.Is(err, net.ErrClosed):
-			return fmt.Errorf("accept on %s: %w", l.Addr(), err)
-		default:
-			s.opts.Log.Warn("accept", "listen", l.Addr().String(), "error", err)
-			rest = min(2*rest, acceptRest)
-			select {
-			case <-time.After(rest):
-			case <-s.ctx.Done():
-				return nil
-			}
-		}
-	}
+	return s.listeners.Serve(l, func(c net.Conn) { s.admit(c.(*net.TCPConn)) })
 }
 
 // Shutdown stops accepting and breaks the connections that nobody serves yet. Those that it has handed on are not its own.
 func (s *Server) Shutdown(context.Context) error {
 	s.mu.Lock()
-	s.draining = true
 	s.cancel()
-	var err error
-	if s.listener != nil {
-		err = s.listener.Close()
-	}
+	err := s.listeners.Close()
 	for c := range s.looking {
 		_ = c.SetReadDeadline(past()) // wakes who looks
 	}
 	s.mu.Unlock()
 	s.all.Wait()
-	if errors.Is(err, net.ErrClosed) {
-		return nil
-	}
 	return err
 }
 
@@ -160,7 +126,7 @@ func past() time.Time { return time.Unix(1, 0) }
 func (s *Server) admit(c *net.TCPConn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.draining {
+	if s.listeners.Closed() {
 		s.refuse(c, Gone)
 		return
 	}
@@ -182,7 +148,7 @@ func (s *Server) done(c *net.TCPConn) bool {
 		delete(s.looking, c)
 		s.all.Done()
 	}
-	return !s.draining
+	return !s.listeners.Closed()
 }
 
 // refuse breaks a connection.

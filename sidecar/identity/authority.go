@@ -160,7 +160,7 @@ func (a Authority) ask(ctx context.Context, i *Identity, key *ecdsa.PrivateKey, 
 		}
 	}
 	// A connection of its own, because the certificate changes with each request.
-	client := &http.Client{Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true},
+	client := &http.Client{Transport: &http.Transport{DialContext: i.opt.Dialer.DialContext, TLSClientConfig: config, DisableKeepAlives: true},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	res, err := client.Do(r)
 	if err != nil {

@@ -69,20 +69,40 @@ func (a *Auth) head(method, path, at, nonce string, length int64) string {
 	return a.mac(nil, "head", method, path, at, nonce, strconv.FormatInt(length, 10))
 }
 
-// CheckHead reports whether a request whose body is not read yet comes from this mesh. It is not enough to believe it:
-// the body may be another's. Releases before this one send no such signature.
-func (a *Auth) CheckHead(h http.Header, method, path string, length int64) bool {
+// CheckHead believes the head of a request whose body is not read yet, or says why not: ErrForged, which one that is not
+// signed is too, as releases before this one send it; ErrStale or ErrReplayed. A head is believed once. The body may
+// still be another's: CheckBody tells.
+func (a *Auth) CheckHead(h http.Header, method, path string, length int64) error {
 	want := a.head(method, path, h.Get(headerTime), h.Get(headerNonce), length)
-	return hmac.Equal([]byte(want), []byte(h.Get(headerHead)))
+	if !hmac.Equal([]byte(want), []byte(h.Get(headerHead))) {
+		return ErrForged
+	}
+	if err := a.fresh(h.Get(headerTime)); err != nil {
+		return err
+	}
+	return a.remember(h.Get(headerNonce))
 }
 
-// Check believes a request or says why not: ErrForged, ErrStale or ErrReplayed.
-func (a *Auth) Check(h http.Header, method, path string, body []byte) error {
-	at, nonce := h.Get(headerTime), h.Get(headerNonce)
-	want := a.mac(body, "request", method, path, at, nonce)
+// CheckBody believes a request whose head was believed, or says why not: ErrForged, or ErrStale if the body took too long.
+func (a *Auth) CheckBody(h http.Header, method, path string, body []byte) error {
+	at := h.Get(headerTime)
+	want := a.mac(body, "request", method, path, at, h.Get(headerNonce))
 	if !hmac.Equal([]byte(want), []byte(h.Get(headerMAC))) {
 		return ErrForged
 	}
+	return a.fresh(at)
+}
+
+// Check believes a request without a signed head, or says why not: ErrForged, ErrStale or ErrReplayed.
+func (a *Auth) Check(h http.Header, method, path string, body []byte) error {
+	if err := a.CheckBody(h, method, path, body); err != nil {
+		return err
+	}
+	return a.remember(h.Get(headerNonce))
+}
+
+// fresh refuses a time, which was signed, that is too far from this sidecar's clock.
+func (a *Auth) fresh(at string) error {
 	ms, err := strconv.ParseInt(at, 10, 64)
 	if err != nil {
 		return ErrForged
@@ -90,7 +110,7 @@ func (a *Auth) Check(h http.Header, method, path string, body []byte) error {
 	if age := a.now().Sub(time.UnixMilli(ms)); age > ageMax || age < -ageMax {
 		return fmt.Errorf("%w: signed %v before this sidecar's clock", ErrStale, age.Round(time.Millisecond))
 	}
-	return a.remember(nonce)
+	return nil
 }
 
 // remember refuses a nonce that was seen while its signature can still be fresh: a signature is believed for

@@ -65,10 +65,7 @@ var errMalformed = errors.New("peer: malformed message")
 // caller takes them for a stranger's.
 func (s *Server) serve(answer func(ctx context.Context, body []byte) (any, error), allowed ...func(*http.Request) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		body, err := s.body(w, r)
-		if err == nil {
-			err = s.opt.Auth.Check(r.Header, r.Method, r.URL.RequestURI(), body)
-		}
+		body, err := s.message(w, r)
 		if err != nil {
 			s.refuse(w, r, err)
 			return
@@ -89,13 +86,19 @@ func (s *Server) serve(answer func(ctx context.Context, body []byte) (any, error
 	}
 }
 
-// body reads a message: no more than its sender has earned by what came before it.
-func (s *Server) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+// message reads a message and believes it: it reads no more than its sender has earned by what came before it, and
+// nothing where that is old or was seen.
+func (s *Server) message(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	if r.Header.Get(headerMAC) == "" {
 		return nil, ErrUnsigned
 	}
-	most := int64(strangerMax)
-	if s.caller(r) != "" || s.opt.Auth.CheckHead(r.Header, r.Method, r.URL.RequestURI(), r.ContentLength) {
+	most, check := int64(strangerMax), s.opt.Auth.Check
+	switch err := s.opt.Auth.CheckHead(r.Header, r.Method, r.URL.RequestURI(), r.ContentLength); {
+	case err == nil:
+		most, check = bodyMax, s.opt.Auth.CheckBody
+	case !errors.Is(err, ErrForged):
+		return nil, err
+	case s.caller(r) != "":
 		most = bodyMax
 	}
 	if r.ContentLength > most {
@@ -108,7 +111,7 @@ func (s *Server) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: read the body: %w", errMalformed, err)
 	}
-	return body, nil
+	return body, check(r.Header, r.Method, r.URL.RequestURI(), body)
 }
 
 func (s *Server) caller(r *http.Request) string {

@@ -55,12 +55,33 @@ func TestStrangersAreReadNoFurtherThanTheyHaveProved(t *testing.T) {
 		{"another body under a signed head", func(r *http.Request, _ *mesh) {
 			r.Body.(*body).in = bytes.NewReader(bytes.Repeat([]byte("y"), size))
 		}, 401, size, []string{"forged"}},
+		{"a signed head that is old", func(_ *http.Request, m *mesh) {
+			m.clock.at = m.clock.at.Add(ageMax + time.Millisecond)
+		}, 401, 0, []string{"stale"}},
+		{"a signed head that is old, and a certificate", func(_ *http.Request, m *mesh) {
+			m.clock.at = m.clock.at.Add(ageMax + time.Millisecond)
+			m.server.opt.Caller = func(*http.Request) string { return "spiffe://mesh/x" }
+		}, 401, 0, []string{"stale"}},
+		{"a signed head that was seen", seen, 401, 0, []string{"replayed"}},
+		{"a signed head that was seen before a forged body", func(r *http.Request, m *mesh) {
+			first := r.Clone(r.Context())
+			first.Body = io.NopCloser(strings.NewReader("y"))
+			m.server.ServeHTTP(httptest.NewRecorder(), first)
+		}, 401, 0, []string{"forged", "replayed"}},
+		{"a head that was seen, without its signature", func(r *http.Request, m *mesh) {
+			seen(r, m)
+			r.Header.Del(headerHead)
+			m.server.opt.Caller = func(*http.Request) string { return "spiffe://mesh/x" }
+		}, 401, size, []string{"replayed"}},
+		{"a body that took too long", func(r *http.Request, m *mesh) {
+			r.Body.(*body).begin = func() { m.clock.at = m.clock.at.Add(ageMax + time.Millisecond) }
+		}, 401, size, []string{"stale"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			m := newMesh(t)
 			data := bytes.Repeat([]byte("x"), size)
 			r := httptest.NewRequest("POST", "/v1/enlist", nil)
-			b := &body{counted{in: bytes.NewReader(data)}}
+			b := &body{counted: counted{in: bytes.NewReader(data)}}
 			r.Body, r.ContentLength = b, size
 			newTestAuth(t, secret, m.clock).Sign(r.Header, "POST", "/v1/enlist", data)
 			tt.change(r, m)
@@ -76,9 +97,27 @@ func TestStrangersAreReadNoFurtherThanTheyHaveProved(t *testing.T) {
 	}
 }
 
-type body struct{ counted }
+type body struct {
+	counted
+	begin func() // before the first byte; nil: nothing
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	if b.begin != nil {
+		b.begin()
+		b.begin = nil
+	}
+	return b.counted.Read(p)
+}
 
 func (*body) Close() error { return nil }
+
+// seen sends a request that is to come again.
+func seen(r *http.Request, m *mesh) {
+	first := r.Clone(r.Context())
+	first.Body = io.NopCloser(bytes.NewReader(bytes.Repeat([]byte("x"), int(r.ContentLength))))
+	m.server.ServeHTTP(httptest.NewRecorder(), first)
+}
 
 // A small message of a release that signs no head is still believed.
 func TestSmallMessagesNeedNoSignedHead(t *testing.T) {

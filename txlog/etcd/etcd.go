@@ -44,6 +44,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"strings"
 	"sync"
 	"time"
@@ -59,6 +60,8 @@ type Options struct {
 	User      string
 	Password  string
 	Log       *slog.Logger // nil: silent
+	// Dial opens each connection, within the context's deadline; nil: a plain one.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
 	RetainBytes int64         // Trim forgets the oldest finished transactions beyond it; 0: 512 MiB
 	QuotaBytes  int64         // --quota-backend-bytes, for servers before 3.6, which do not tell; 0: what they tell
@@ -73,6 +76,9 @@ type Options struct {
 func (o Options) withDefaults() Options {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Dial == nil {
+		o.Dial = new(net.Dialer).DialContext
 	}
 	if o.Prefix == "" {
 		o.Prefix = "/txmesh/"

@@ -1,13 +1,16 @@
 package etcd
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net"
 	"sync"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
 )
 
 // member is a member of etcd. Each has a client of its own: one client for all would go on sending a third of the
@@ -31,6 +34,9 @@ func (m *member) connect(e *Engine) (*clientv3.Client, error) {
 		Endpoints: []string{m.endpoint}, TLS: o.TLS, Username: o.User, Password: o.Password, Context: e.ctx,
 		DialTimeout: o.Try, DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 3 * time.Second,
 		MaxCallSendMsgSize: o.BytesMax + 512<<10, Logger: zap.NewNop(),
+		DialOptions: []grpc.DialOption{grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
+			return o.Dial(ctx, "tcp", address)
+		})},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", m.endpoint, err)

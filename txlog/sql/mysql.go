@@ -40,6 +40,7 @@ func connectMySQL(o Options) (*sql.DB, dialect, error) {
 	if c.Timeout == 0 {
 		c.Timeout = o.Timeout
 	}
+	c.DialFunc = o.Dial
 	c.InterpolateParams, c.ClientFoundRows, c.MaxAllowedPacket = true, true, 0
 	c.Logger = log.New(io.Discard, "", 0) // what it would say comes as an error too
 	if c.Params == nil {

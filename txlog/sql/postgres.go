@@ -30,6 +30,7 @@ func connectPostgres(o Options) (*sql.DB, dialect, error) {
 	if c.ConnectTimeout == 0 {
 		c.ConnectTimeout = o.Timeout
 	}
+	c.DialFunc = o.Dial
 	// Who is cut off in the midst of a transaction must not hold its locks.
 	if _, ok := c.RuntimeParams["idle_in_transaction_session_timeout"]; !ok {
 		c.RuntimeParams["idle_in_transaction_session_timeout"] = strconv.FormatInt(o.Timeout.Milliseconds(), 10)

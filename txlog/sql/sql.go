@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"sync"
 	"time"
 
@@ -28,6 +29,8 @@ type Options struct {
 	SlowAfter   time.Duration // an append under way for longer makes Accepts refuse; 0: 2 s
 	QueueBytes  int           // of one owner, that wait while the database is slow; 0: 64 MiB
 	Log         *slog.Logger  // nil: none
+	// Dial opens each connection, within the context's deadline; nil: a plain one.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 func (o Options) withDefaults() Options {
@@ -42,6 +45,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.QueueBytes == 0 {
 		o.QueueBytes = 64 << 20
+	}
+	if o.Dial == nil {
+		o.Dial = new(net.Dialer).DialContext
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
