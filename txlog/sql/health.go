@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/go-sql-driver/mysql"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"txmesh/txlog"
@@ -104,7 +105,7 @@ func unreachable(err error) bool {
 	case errors.As(err, &pg):
 		return strings.HasPrefix(pg.Code, "57P") // starting, or shutting down
 	case errors.As(err, &network), errors.Is(err, context.DeadlineExceeded), errors.Is(err, driver.ErrBadConn), errors.Is(err, io.EOF),
-		errors.Is(err, io.ErrUnexpectedEOF):
+		errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, mysql.ErrInvalidConn): // the last: closed in the middle of the greeting
 		return true
 	default:
 		return false
