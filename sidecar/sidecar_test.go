@@ -127,6 +127,15 @@ func (r *running) api(method, path, body string) (int, string) {
 	return res.StatusCode, text
 }
 
+// replacePolicy puts another text in the place of the first policy file, as editors do.
+func (r *running) replacePolicy(text string) {
+	r.t.Helper()
+	path := r.cfg.Policies[0]
+	if err := errors.Join(os.WriteFile(path+".new", []byte(text), 0o600), os.Rename(path+".new", path)); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
 // eventually waits for a condition that other processes bring about.
 func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
