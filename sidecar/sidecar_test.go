@@ -250,7 +250,8 @@ type switchboard struct {
 	target string
 }
 
-func newSwitchboard(t *testing.T) *switchboard {
+// newSwitchboard lets taps see each connection first, and go on with what they return.
+func newSwitchboard(t *testing.T, taps ...func(net.Conn) net.Conn) *switchboard {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -262,7 +263,12 @@ func newSwitchboard(t *testing.T) *switchboard {
 			if err != nil {
 				return
 			}
-			go s.connect(c)
+			go func() {
+				for _, tap := range taps {
+					c = tap(c)
+				}
+				s.connect(c)
+			}()
 		}
 	}()
 	t.Cleanup(func() { l.Close() })

@@ -1,8 +1,10 @@
 package main
 
-// ofGRPC breaks what makes calls of gRPC branches: what a unary call is, what its end says, and how its ops are written.
+// ofGRPC breaks what makes calls of gRPC branches: what a unary call is, what its end says, how its ops are written,
+// and how it travels.
 func ofGRPC() []mutation {
 	const messages, outcomes, gate, out = "policies/grpc.go", "policies/outcome.go", "interceptor/grpc.go", "sidecar/outbound/grpc.go"
+	const secure = "sidecar/identify.go"
 	const rules, doors, calls = "./policies", "./interceptor", "./sidecar/outbound"
 	return []mutation{
 		{name: "a stream is taken for a branch", law: "Streams", file: messages, by: doors, tests: "TestStreamsAreRefusedBeforeTheyLeave", quick: true,
@@ -23,5 +25,9 @@ func ofGRPC() []mutation {
 			old: "	t := o.grpc.input()\n", now: "	t := o.grpc.output()\n"},
 		{name: "a proxy's answer to an op is taken for the service's", law: "NoServerOfGRPC", file: out, by: calls, tests: "TestWhatNoServerOfGRPCSaid",
 			old: "(!isStatus || len(header) == 0 && len(trailer) == 0)", now: "!isStatus"},
+		{name: "TLS between sidecars is not told of HTTP/2", law: "ProtocolsAreKept", file: secure, by: "./sidecar", tests: "TestProtocolsAreKeptOverCertificates",
+			old: "	return s.identity.Client(ctx, conn, \"h2\")\n", now: "	return s.identity.Client(ctx, conn)\n"},
+		{name: "the inbound port agrees on no protocol", law: "ProtocolsAreKept", file: secure, by: "./sidecar", tests: "TestProtocolsAreKeptOverCertificates",
+			old: "s.secured(identity.StrictOutside, \"h2\", \"http/1.1\")", now: "s.secured(identity.StrictOutside)"},
 	}
 }
