@@ -105,7 +105,11 @@ func TestProtocolsAreKeptOverCertificates(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer conn.Close()
+			t.Cleanup(func() {
+				if err := conn.Close(); err != nil {
+					t.Error(err)
+				}
+			})
 			var answer wrapperspb.StringValue
 			if err := conn.Invoke(t.Context(), "/bank.v1.Ledger/Echo", wrapperspb.String("x"), &answer); err != nil {
 				t.Fatal(err)
@@ -133,7 +137,9 @@ func (r *running) negotiates(client *http.Client, asked <-chan string) {
 		if got := conn.ConnectionState().NegotiatedProtocol; got != want {
 			r.t.Errorf("of %q the inbound port takes %q, want %q", offer, got, want)
 		}
-		conn.Close()
+		if err := conn.Close(); err != nil {
+			r.t.Error(err)
+		}
 	}
 	trip.ForceAttemptHTTP2 = true
 	res, err := client.Get("https://" + r.Inbound + "/negotiated")

@@ -75,7 +75,9 @@ func (n *Net) DualHost(name string) *Host {
 	for end := time.Now().Add(inUseMax); ; <-time.After(time.Millisecond) { // the kernel takes it into use when it gets to it
 		c, err := h.ListenPacket(net.JoinHostPort(h.IP6(), "0"))
 		if err == nil {
-			c.Close()
+			err = c.Close()
+		}
+		if err == nil {
 			return h
 		}
 		if time.Now().After(end) {

@@ -160,7 +160,7 @@ func TestHostsReachEachOtherByIPv6(t *testing.T) {
 	a, b := n.DualHost("a"), n.DualHost("b")
 	in, err := b.ListenPacket(net.JoinHostPort(b.IP6(), "7000"))
 	must(t, err)
-	defer in.Close()
+	t.Cleanup(func() { must(t, in.Close()) })
 	out, err := a.DialContext(t.Context(), "udp", in.LocalAddr().String())
 	must(t, err)
 	defer out.Close()
