@@ -132,12 +132,19 @@ type metrics struct {
 // reportEvery is how far what is scraped may lie behind.
 const reportEvery = time.Second
 
+// asWritten leaves the values of tags alone: a/b-c and a-b/c are two services. Prometheus takes any text.
+func asWritten() *tally.SanitizeOptions {
+	o := tallyprom.DefaultSanitizerOpts
+	o.ValueCharacters = tally.ValidCharacters{Ranges: []tally.SanitizeRange{{'!', '~'}}}
+	return &o
+}
+
 func newMetrics(version string) *metrics {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	reporter := tallyprom.NewReporter(tallyprom.Options{Registerer: registry})
 	scope, closer := tally.NewRootScope(tally.ScopeOptions{Prefix: "txmesh", Separator: "_", CachedReporter: reporter,
-		SanitizeOptions: &tallyprom.DefaultSanitizerOpts, OmitCardinalityMetrics: true}, reportEvery)
+		SanitizeOptions: asWritten(), OmitCardinalityMetrics: true}, reportEvery)
 	m := &metrics{registry: registry, scope: scope, closer: closer,
 		oldest: scope.Gauge("oldest_non_terminal_seconds"), orphanAge: scope.Gauge("oldest_orphan_seconds"),
 		orphans: scope.Gauge("orphans"), open: scope.Gauge("open_transactions"), accepting: scope.Gauge("accepting"),

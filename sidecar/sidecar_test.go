@@ -127,6 +127,15 @@ func (r *running) api(method, path, body string) (int, string) {
 	return res.StatusCode, text
 }
 
+// replacePolicy puts another text in the place of the first policy file, as editors do.
+func (r *running) replacePolicy(text string) {
+	r.t.Helper()
+	path := r.cfg.Policies[0]
+	if err := errors.Join(os.WriteFile(path+".new", []byte(text), 0o600), os.Rename(path+".new", path)); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
 // eventually waits for a condition that other processes bring about.
 func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
@@ -241,7 +250,8 @@ type switchboard struct {
 	target string
 }
 
-func newSwitchboard(t *testing.T) *switchboard {
+// newSwitchboard lets taps see each connection first, and go on with what they return.
+func newSwitchboard(t *testing.T, taps ...func(net.Conn) net.Conn) *switchboard {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -253,7 +263,12 @@ func newSwitchboard(t *testing.T) *switchboard {
 			if err != nil {
 				return
 			}
-			go s.connect(c)
+			go func() {
+				for _, tap := range taps {
+					c = tap(c)
+				}
+				s.connect(c)
+			}()
 		}
 	}()
 	t.Cleanup(func() { l.Close() })

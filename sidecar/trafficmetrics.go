@@ -38,7 +38,7 @@ func trafficMetrics() []metric {
 		states = append(states, s.String())
 	}
 	return []metric{
-		{"txmesh_picks_total", "counter", []string{"destination", "endpoint"}, "endpoints chosen, by how they were then: " + strings.Join(states, ", ") + "; trial is the first after an ejection, panic one of a destination whose endpoints are all ejected. The destination is a service, the host of a policy, or application: the own one"},
+		{"txmesh_picks_total", "counter", []string{"destination", "endpoint"}, "endpoints chosen, by how they were then: " + strings.Join(states, ", ") + "; trial is the first after an ejection, panic one of a destination whose endpoints are all ejected. The destination is a service as namespace/name, the host of a policy, or application: the own one"},
 		{"txmesh_ejections_total", "counter", []string{"destination"}, "endpoints left out for a while by a circuit breaker"},
 		{"txmesh_retries_total", "counter", []string{"destination", "granted"}, "requests sent again at another endpoint, and those that the budget did not allow (granted=false)"},
 		{"txmesh_pending_requests", "gauge", []string{"destination"}, "requests that wait for their turn"},

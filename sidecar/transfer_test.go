@@ -345,17 +345,8 @@ func TestForwardProxyKnowsUpstreamsByHost(t *testing.T) {
 
 func TestBadPolicyKeepsTheLastGoodSet(t *testing.T) {
 	b := newBank(t)
-	path := b.at.cfg.Policies[0]
-	replace := func(text string) {
-		if err := os.WriteFile(path+".new", []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Rename(path+".new", path); err != nil {
-			t.Fatal(err)
-		}
-	}
 	before := b.at.Current()
-	replace("apiVersion: txmesh.io/v1beta1\nkind: Nonsense\n")
+	b.at.replacePolicy("apiVersion: txmesh.io/v1beta1\nkind: Nonsense\n")
 	eventually(t, "the error is counted", func() bool {
 		_, text := call(t, "GET", "http://"+b.at.API+"/metrics", "")
 		return strings.Contains(text, "txmesh_policy_reload_errors_total 1\n")
@@ -363,7 +354,7 @@ func TestBadPolicyKeepsTheLastGoodSet(t *testing.T) {
 	if b.at.Current() != before {
 		t.Error("a bad file took the last good set out of force")
 	}
-	replace(strings.Replace(transferPolicy, "name: withdraw\n", "name: debit\n", 1))
+	b.at.replacePolicy(strings.Replace(transferPolicy, "name: withdraw\n", "name: debit\n", 1))
 	eventually(t, "the new set is in force", func() bool { return b.at.Current() != before })
 	if res, _ := call(t, "POST", "http://"+b.at.Inbound+"/transfers", "{}"); res.StatusCode != 201 {
 		t.Errorf("transfer under the new set = %d, want 201", res.StatusCode)

@@ -201,18 +201,13 @@ func (c *Cluster) grant(a Ask) (Lease, bool) {
 	if most := c.limit(a.First); most > 0 && c.running >= most {
 		return Lease{}, false
 	}
-	e, state := c.choose(a)
+	e := c.choose(a)
 	if e == nil {
 		return Lease{}, false
 	}
-	l := Lease{c: c, e: e, rule: c.rule, route: c.rule.Route(a.Method, a.Path), ask: a, trial: state == Trial}
-	e.trying = e.trying || l.trial
-	e.running++
-	c.running++
+	l := Lease{c: c, rule: c.rule, route: c.rule.Route(a.Method, a.Path), ask: a}
+	l.take(e)
 	c.deposit()
-	if c.observe != nil {
-		c.observe.Picked(state)
-	}
 	return l, true
 }
 

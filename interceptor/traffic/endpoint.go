@@ -44,16 +44,14 @@ func (c *Cluster) hasRoom(e *endpoint, a Ask) bool {
 
 // choose takes the less busy of two endpoints, one of which has its turn while the other is drawn; or by turns alone.
 // Those that are ejected are passed over unless all are. nil: all that may be used have no room.
-func (c *Cluster) choose(a Ask) (*endpoint, State) {
+func (c *Cluster) choose(a Ask) *endpoint {
 	n := len(c.endpoints)
 	at, usable := c.scan(c.turn, n, a, false)
-	state := Healthy
 	if !usable {
 		at, _ = c.scan(c.turn, n, a, true)
-		state = Panic
 	}
 	if at < 0 {
-		return nil, state
+		return nil
 	}
 	c.turn = at + 1
 	e := c.endpoints[at]
@@ -64,10 +62,18 @@ func (c *Cluster) choose(a Ask) (*endpoint, State) {
 			e = o
 		}
 	}
-	if usable && e.health == onTrial {
-		state = Trial
+	return e
+}
+
+// state is how an endpoint is before it is given to a request.
+func (c *Cluster) state(e *endpoint) State {
+	switch {
+	case !c.usable(e):
+		return Panic
+	case e.health == onTrial:
+		return Trial
 	}
-	return e, state
+	return Healthy
 }
 
 // scan looks at so many endpoints from one on and returns the index of the first that can be used and has room, -1 for

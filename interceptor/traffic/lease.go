@@ -127,11 +127,7 @@ func (l *Lease) Next(why policies.RetryOn) bool {
 	granted := e != nil && c.withdraw()
 	if granted {
 		l.leave()
-		l.trial = e.health == onTrial
-		e.trying = e.trying || l.trial
-		e.running++
-		c.running++
-		l.e, l.judged = e, false
+		l.take(e)
 		l.repeats++
 		c.dispatch() // somebody may wait for the place it has left
 	}
@@ -169,6 +165,18 @@ func (l *Lease) other() *endpoint {
 		return nil
 	}
 	return c.endpoints[next]
+}
+
+// take puts the request on an endpoint. The cluster's mutex is held.
+func (l *Lease) take(e *endpoint) {
+	c, state := l.c, l.c.state(e)
+	l.e, l.trial, l.judged = e, state == Trial, false
+	e.trying = e.trying || l.trial
+	e.running++
+	c.running++
+	if c.observe != nil {
+		c.observe.Picked(state)
+	}
 }
 
 // leave takes the request off its endpoint. The cluster's mutex is held.

@@ -4,8 +4,11 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"maps"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -284,6 +287,29 @@ func TestAnswersOverGRPCBecomeOutcomes(t *testing.T) {
 		l.Behave(func(context.Context, string) error { return tt.err })
 		if got := w.said(tt.call); got != tt.want {
 			t.Errorf("%s: %s, want %s", tt.name, got, tt.want)
+		}
+	}
+}
+
+// A proxy that knows no gRPC answers in its own words. A client of gRPC makes statuses of them, some of which would be
+// refusals: of what no server said nothing is known.
+func TestWhatNoServerOfGRPCSaid(t *testing.T) {
+	l := startLedger(t, ledger.Options{})
+	w := newGRPCWorld(t, l, byMessage, true)
+	c := w.forward(txn.Undo)
+	for _, status := range []int{401, 403, 404, 502} {
+		proxy := httptest.NewUnstartedServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+			rw.WriteHeader(status)
+			fmt.Fprintln(rw, "<html>")
+		}))
+		proxy.Config.Protocols = new(http.Protocols)
+		proxy.Config.Protocols.SetUnencryptedHTTP2(true)
+		proxy.Start()
+		t.Cleanup(proxy.Close)
+		w.ledger = &ledger.Ledger{Address: proxy.Listener.Addr().String()}
+		want := fmt.Sprintf("unknown: gRPC bank.v1.Ledger/Credit at LEDGER: unexpected HTTP status code received from server: %d ", status)
+		if got := w.said(c); !strings.HasPrefix(got, want) {
+			t.Errorf("a proxy's %d is %s, want %s...", status, got, want)
 		}
 	}
 }

@@ -4,7 +4,7 @@ package main
 func ofTraffic() []mutation {
 	const lease, cluster, endpoint, session, choice = "interceptor/traffic/lease.go", "interceptor/traffic/cluster.go",
 		"interceptor/traffic/endpoint.go", "interceptor/proxy/session.go", "interceptor/proxy/choice.go"
-	const pure, proxy = "./interceptor/traffic", "./interceptor/proxy"
+	const pure, proxy, whole = "./interceptor/traffic", "./interceptor/proxy", "./sidecar"
 	return []mutation{
 		{name: "the proxy repeats a tagged call", law: "L16", file: session, by: proxy, tests: "TestTaggedCallsStay|TestNothingIsDoneTwice", quick: true,
 			old: "		s.lease.Fix() // a tagged call goes to one endpoint, or nowhere\n", now: ""},
@@ -26,5 +26,11 @@ func ofTraffic() []mutation {
 			old: "	ofNew := max(1, most-max(1, most/10))\n", now: "	ofNew := most\n"},
 		{name: "whoever says it is an op has the right of way", law: "RightOfWay", file: session, by: proxy, tests: "TestOpsHaveTheRightOfWay",
 			old: "s.choose(&t, v.Ticket != nil && v.Ticket.First)", now: "s.choose(&t, true)"},
+		{name: "a changed policy takes no force", law: "AChangedTrafficPolicy", file: cluster, by: whole, tests: "TestAChangedTrafficPolicyTakesForce",
+			old: "	if set == c.set {", now: "	if set == c.set || c.set != nil {"},
+		{name: "repeats are counted as those that were not granted", law: "TrafficOfADestination", file: "sidecar/trafficmetrics.go", by: whole, tests: "TestTrafficOfADestinationIsCounted",
+			old: "retries[index(granted)](1)", now: "retries[index(!granted)](1)"},
+		{name: "services with like names share their metrics", law: "TrafficOfADestination", file: "sidecar/metrics.go", by: whole, tests: "TestTrafficOfADestinationIsCounted",
+			old: "SanitizeOptions: asWritten(),", now: "SanitizeOptions: &tallyprom.DefaultSanitizerOpts,"},
 	}
 }

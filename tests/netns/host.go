@@ -10,11 +10,15 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
 const tunPath = "/dev/net/tun"
+
+// device is the name of what joins a host to the wire.
+const device = "wire"
 
 // Host is one host. It has a loopback and one device. Its methods are safe for many goroutines.
 type Host struct {
@@ -63,11 +67,10 @@ func (h *Host) enter() error {
 	if h.network, err = os.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid())); err != nil {
 		return err
 	}
-	const name = "wire"
-	if h.device, err = openTun(name); err != nil {
+	if h.device, err = openTun(device); err != nil {
 		return errors.Join(err, h.network.Close())
 	}
-	if err := errors.Join(up("lo", netip.Prefix{}), up(name, h.address)); err != nil {
+	if err := errors.Join(up("lo", netip.Prefix{}), up(device, h.address)); err != nil {
 		return errors.Join(err, h.device.Close(), h.network.Close())
 	}
 	return nil
@@ -117,6 +120,32 @@ func up(name string, address netip.Prefix) error {
 	return errors.Join(err, unix.Close(fd))
 }
 
+// up6 adds an address of IPv6 to a device that is up.
+func up6(name string, address netip.Prefix) error {
+	fail := func(err error) error { return fmt.Errorf("add %v to %s: %w", address, name, err) }
+	i, err := net.InterfaceByName(name)
+	if err != nil {
+		return fail(err)
+	}
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fail(err)
+	}
+	request := struct { // in6_ifreq
+		address [16]byte
+		bits    uint32
+		index   int32
+	}{address.Addr().As16(), uint32(address.Bits()), int32(i.Index)}
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCSIFADDR, uintptr(unsafe.Pointer(&request)))
+	if err := unix.Close(fd); err != nil {
+		return fail(err)
+	}
+	if errno != 0 {
+		return fail(errno)
+	}
+	return nil
+}
+
 // close ends the host and kills what runs on it.
 func (h *Host) close() error {
 	close(h.work)
@@ -134,6 +163,16 @@ func (h *Host) Do(f func() error) error {
 
 // IP is the address of the host in the net.
 func (h *Host) IP() string { return h.address.Addr().String() }
+
+// IP6 is the one by IPv6 of a host that Net.DualHost has made.
+func (h *Host) IP6() string { return h.address6().Addr().String() }
+
+func (h *Host) address6() netip.Prefix {
+	p := netip.MustParsePrefix(network6)
+	bytes := p.Addr().As16()
+	copy(bytes[p.Bits()/8:], h.address.Addr().AsSlice())
+	return netip.PrefixFrom(netip.AddrFrom16(bytes), p.Bits())
+}
 
 // At is the host:port of a port of this host.
 func (h *Host) At(port int) string { return fmt.Sprintf("%s:%d", h.IP(), port) }

@@ -5,13 +5,18 @@ package netns
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"testing"
+	"time"
 )
 
 // network is where the hosts live. It exists in their namespaces only, so that it is in nobody's way.
 const network = "10.77.0.0/16"
+
+// network6 are the same hosts by IPv6: the last four bytes are the address by IPv4.
+const network6 = "fd77::/96"
 
 // Net is hosts on one wire. Its methods are safe for many goroutines, except Host.
 type Net struct {
@@ -57,6 +62,28 @@ func (n *Net) Host(name string) *Host {
 	}
 	n.hosts = append(n.hosts, h)
 	return h
+}
+
+// DualHost is Host with an address of IPv6 too. What is said of the wire between two hosts holds for both families.
+func (n *Net) DualHost(name string) *Host {
+	n.tb.Helper()
+	h := n.Host(name)
+	if err := h.Do(func() error { return up6(device, h.address6()) }); err != nil {
+		n.tb.Fatalf("host %s: %v", name, err)
+	}
+	const inUseMax = 5 * time.Second
+	for end := time.Now().Add(inUseMax); ; <-time.After(time.Millisecond) { // the kernel takes it into use when it gets to it
+		c, err := h.ListenPacket(net.JoinHostPort(h.IP6(), "0"))
+		if err == nil {
+			err = c.Close()
+		}
+		if err == nil {
+			return h
+		}
+		if time.Now().After(end) {
+			n.tb.Fatalf("host %s: %v", name, err)
+		}
+	}
 }
 
 // address is the one of the next host.

@@ -155,6 +155,38 @@ func TestHostsReachEachOtherAndSeeNothingElse(t *testing.T) {
 	}))
 }
 
+func TestHostsReachEachOtherByIPv6(t *testing.T) {
+	n := New(t, 1)
+	a, b := n.DualHost("a"), n.DualHost("b")
+	in, err := b.ListenPacket(net.JoinHostPort(b.IP6(), "7000"))
+	must(t, err)
+	t.Cleanup(func() { must(t, in.Close()) })
+	out, err := a.DialContext(t.Context(), "udp", in.LocalAddr().String())
+	must(t, err)
+	defer out.Close()
+	hears := func(said string) error {
+		_, err := fmt.Fprint(out, said)
+		must(t, errors.Join(err, in.SetReadDeadline(time.Now().Add(patience))))
+		buf := make([]byte, 100)
+		size, from, err := in.ReadFrom(buf)
+		if err == nil && (string(buf[:size]) != said || from.String() != out.LocalAddr().String() || !strings.HasPrefix(from.String(), "["+a.IP6()+"]:")) {
+			return fmt.Errorf("%q came from %v", buf[:size], from)
+		}
+		return err
+	}
+	must(t, hears("before"))
+	n.Send([]*Host{a}, []*Host{b}, Fault{Cut: true})
+	_, err = fmt.Fprint(out, "during")
+	must(t, err)
+	for end := time.Now().Add(patience); n.Counts(a, b).Cut == 0; <-time.After(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("a cut wire carries IPv6")
+		}
+	}
+	n.Heal()
+	must(t, hears("after"))
+}
+
 func TestCutWireCarriesNothingUntilItHeals(t *testing.T) {
 	n := New(t, 1)
 	a, b, c := n.Host("a"), n.Host("b"), n.Host("c")

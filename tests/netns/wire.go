@@ -124,13 +124,25 @@ func (w *wire) carry(device *os.File) {
 	}
 }
 
-// addresses reads the header of IPv4. What is no IPv4 is the kernel's own talk about neighbours, and nobody is there.
+// addresses reads the header. A host has one name on the wire, its address by IPv4, whatever it speaks. What else there is
+// of IPv6 is the kernel's own talk about neighbours, and nobody is there.
 func addresses(data []byte) (pair, bool) {
-	const headerMin, version4 = 20, 4
-	if len(data) < headerMin || data[0]>>4 != version4 {
-		return pair{}, false
+	const header4, header6, version4, version6 = 20, 40, 4, 6
+	switch {
+	case len(data) >= header4 && data[0]>>4 == version4:
+		return pair{netip.AddrFrom4([4]byte(data[12:16])), netip.AddrFrom4([4]byte(data[16:20]))}, true
+	case len(data) >= header6 && data[0]>>4 == version6:
+		from, ok := of6(data[8:24])
+		to, toOK := of6(data[24:40])
+		return pair{from, to}, ok && toOK
 	}
-	return pair{netip.AddrFrom4([4]byte(data[12:16])), netip.AddrFrom4([4]byte(data[16:20]))}, true
+	return pair{}, false
+}
+
+// of6 is the address by IPv4 that is in one of network6.
+func of6(address []byte) (netip.Addr, bool) {
+	a := netip.AddrFrom16([16]byte(address))
+	return netip.AddrFrom4([4]byte(address[12:])), netip.MustParsePrefix(network6).Contains(a)
 }
 
 // route returns the device that a packet is to be put into at once, or nil: then it is lost, or kept for later.

@@ -97,19 +97,34 @@ func begin(t *testing.T, w *World) string {
 // TestWhatComesInPassesTheGate has a client on another host: the application's port is HTTP, another is not.
 func TestWhatComesInPassesTheGate(t *testing.T) {
 	n := netns.New(t, 1)
-	h, outside := n.Host("application"), n.Host("outside")
-	l, err := h.Listen(h.At(0))
+	outside := n.DualHost("outside")
+	for name, ip := range map[string]func(*netns.Host) string{"IPv4": (*netns.Host).IP, "IPv6": (*netns.Host).IP6} {
+		t.Run(name, func(t *testing.T) {
+			h := n.DualHost("application")
+			comesIn(t, h, outside, ip(h))
+		})
+	}
+}
+
+// comesIn lets a host call another at one of its addresses.
+func comesIn(t *testing.T, h, outside *netns.Host, ip string) {
+	t.Helper()
+	l, err := h.Listen(net.JoinHostPort(ip, "0"))
 	must(t, err)
 	srv := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { fmt.Fprint(rw, r.Host) })}
 	t.Cleanup(func() { must(t, srv.Close()) })
 	go func() { _ = srv.Serve(l) }()
 	w := On(t, h, Options{Config: []string{"--app", l.Addr().String()}})
-	echo := listen(t, w, h.At(0), func(c net.Conn) { _, _ = io.Copy(c, c) })
+	echo := listen(t, w, net.JoinHostPort(ip, "0"), func(c net.Conn) { _, _ = io.Copy(c, c) })
 
 	client := &http.Client{Transport: &http.Transport{DialContext: outside.DialContext, DisableKeepAlives: true}, Timeout: 30 * time.Second}
 	res, err := client.Get("http://" + l.Addr().String())
 	must(t, err)
-	must(t, res.Body.Close())
+	body, err := io.ReadAll(res.Body)
+	must(t, errors.Join(err, res.Body.Close()))
+	if string(body) != l.Addr().String() {
+		t.Errorf("the application was asked as %q, want %s", body, l.Addr())
+	}
 	c, err := outside.DialContext(t.Context(), "tcp", echo.String())
 	must(t, err)
 	defer c.Close()
@@ -122,7 +137,7 @@ func TestWhatComesInPassesTheGate(t *testing.T) {
 	w.Await(`txmesh_redirected_total{direction="inbound",way="raw"}`, 1)
 
 	// A port of the sidecar would take this connection for one of its own host.
-	c, err = outside.DialContext(t.Context(), "tcp", h.IP()+":"+portOf(w.TransparentOutbound))
+	c, err = outside.DialContext(t.Context(), "tcp", net.JoinHostPort(ip, portOf(w.TransparentOutbound)))
 	if err == nil {
 		defer c.Close()
 		must(t, c.SetDeadline(time.Now().Add(30*time.Second)))
