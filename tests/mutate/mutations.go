@@ -17,7 +17,7 @@ type mutation struct {
 // door for clients of DTM, the choice of endpoints, calls without a barrier.
 func mutations() []mutation {
 	var all []mutation
-	for _, list := range [][]mutation{ofCore(), ofOrder(), ofBarrier(), ofGate(), ofRelay(), ofEngine(), ofFleet(), ofDTM(), ofTraffic(), ofUnprotected()} {
+	for _, list := range [][]mutation{ofCore(), ofOrder(), ofBarrier(), ofGate(), ofRelay(), ofEngine(), ofFleet(), ofDTM(), ofTraffic(), ofRepeats(), ofUnprotected()} {
 		all = append(all, list...)
 	}
 	return all

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -176,6 +177,16 @@ func (l *link) enlist(d *pipe) {
 	if !d.waits {
 		d.waits = true
 		l.ready = append(l.ready, d)
+	}
+}
+
+// delist takes a pipe that goes elsewhere from those that wait for room here.
+func (l *link) delist(d *pipe) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if d.waits {
+		d.waits = false
+		l.ready = slices.DeleteFunc(l.ready, func(other *pipe) bool { return other == d })
 	}
 }
 

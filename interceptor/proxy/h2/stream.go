@@ -42,7 +42,7 @@ type stream struct {
 	failure   *Failure            // of a guided stream
 	bodyBroke bool                // Body has told the Gate of failure
 	replay    []byte              // what was sent of an untagged request
-	noReplay  bool                // it was too much
+	noReplay  bool                // it was too much, or the client has seen an interim answer
 	moves     int
 	lease     traffic.Lease      // of the endpoint, until the endpoint's stream has ended
 	quit      context.CancelFunc // of the wait for a lease; nil: there is none
@@ -241,7 +241,9 @@ func (s *stream) respond(l *link, h fieldList, end bool, b *batch) http2.ErrCode
 		if !end {
 			return http2.ErrCodeProtocol
 		}
-		s.judge(h.get("grpc-status"), h.get("tx-error"))
+		if s.status < 500 { // else the head has said it
+			s.judge(s.status, h)
+		}
 		code := s.toDown.receiveTrailer(h, b)
 		s.news(b)
 		return code
@@ -254,6 +256,7 @@ func (s *stream) respond(l *link, h fieldList, end bool, b *batch) http2.ErrCode
 		if end {
 			return http2.ErrCodeProtocol
 		}
+		s.replay, s.noReplay = nil, true
 		if !s.downDone {
 			s.down.headersTo(s.downID, b, false, h)
 		}
@@ -262,7 +265,7 @@ func (s *stream) respond(l *link, h fieldList, end bool, b *batch) http2.ErrCode
 	return s.accept(status, h, end, b)
 }
 
-// accept takes the head of the final answer.
+// accept takes the head of the final answer, or sends the request to another endpoint instead.
 func (s *stream) accept(status int, h fieldList, end bool, b *batch) http2.ErrCode {
 	n, ok := h.contentLength()
 	if s.head.get(":method") == "HEAD" || status == 304 {
@@ -271,9 +274,13 @@ func (s *stream) accept(status int, h fieldList, end bool, b *batch) http2.ErrCo
 	if !ok || end && n > 0 {
 		return http2.ErrCodeProtocol
 	}
+	if s.again(s.judgeHead(status, h[1:], end)) {
+		s.leave(end, b)
+		s.move()
+		return 0
+	}
 	s.status, s.answer, s.bare, s.replay = status, h, end, nil
 	s.toDown.length, s.toDown.ended = n, end
-	s.judgeHead()
 	if !s.guided || !s.ticket.Hold && !end {
 		s.release(b)
 	}
