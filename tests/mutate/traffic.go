@@ -49,6 +49,8 @@ func ofRepeats() []mutation {
 			old: " || !s.toUp.ended || s.srv", now: " || s.srv"},
 		{name: "HTTP/2: a request is repeated behind an interim answer", law: "L16", file: stream, by: by, tests: "TestAnswersAreRepeated",
 			old: "		s.replay, s.noReplay = nil, true\n		if", now: "		if"},
+		{name: "HTTP/2: a try that was too slow counts as broken off", law: "L16", file: stream, by: by, tests: "TestAnswersAreRepeated",
+			old: "policies.TimedOut, &b)", now: "policies.Reset, &b)"},
 		{name: "HTTP/2: the stream of an answer that nobody wants runs on", law: "RepeatLeavesItsPlace", file: stream, by: by, tests: "TestRepeatLeavesItsPlace",
 			old: "		s.leave(end, b)\n", now: ""},
 		{name: "HTTP/2: the place of an answer that nobody wants stays taken", law: "AnswersAreRepeated", file: ending, by: by, tests: "TestAnswersAreRepeated",

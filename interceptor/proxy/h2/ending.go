@@ -92,10 +92,10 @@ func (s *stream) clientGone(code http2.ErrCode, b *batch) {
 }
 
 // endpointReset is told that the endpoint gave the stream up.
-func (s *stream) endpointReset(l *link, code http2.ErrCode, b *batch) {
+func (s *stream) endpointReset(l *link, id uint32, code http2.ErrCode, b *batch) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if l != s.up || s.upDone {
+	if !s.runs(l, id) {
 		return
 	}
 	s.upDone = true
@@ -107,15 +107,15 @@ func (s *stream) endpointReset(l *link, code http2.ErrCode, b *batch) {
 		s.unprocessed(!s.lease.Governed(), b)
 	default:
 		s.broke(&Failure{Code: CodeBroken, Endpoint: l.endpoint, Sent: true, Detail: "stream given up with " + code.String(),
-			reset: code, isReset: true}, b)
+			reset: code, isReset: true}, policies.Reset, b)
 	}
 }
 
 // notProcessed is told that the endpoint will not look at the stream.
-func (s *stream) notProcessed(l *link, b *batch) {
+func (s *stream) notProcessed(l *link, id uint32, b *batch) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if l != s.up || s.upDone {
+	if !s.runs(l, id) {
 		return
 	}
 	s.upDone = true
@@ -138,10 +138,10 @@ func (s *stream) unprocessed(stay bool, b *batch) {
 	s.move()
 }
 
-// broke ends an exchange whose endpoint broke off, unless it can be repeated; called with mu held.
-func (s *stream) broke(f *Failure, b *batch) {
+// broke ends an exchange whose endpoint broke off or is too slow, unless it can be repeated; called with mu held.
+func (s *stream) broke(f *Failure, why policies.RetryOn, b *batch) {
 	s.report(f)
-	if s.again(policies.Reset) {
+	if s.again(why) {
 		s.move()
 		return
 	}
@@ -167,7 +167,7 @@ func (s *stream) endpointLost(l *link, err error, b *batch) {
 		return
 	}
 	s.upDone = true
-	s.broke(&Failure{Code: CodeBroken, Endpoint: l.endpoint, Sent: true, Cause: err}, b)
+	s.broke(&Failure{Code: CodeBroken, Endpoint: l.endpoint, Sent: true, Cause: err}, policies.Reset, b)
 }
 
 // peerBroke is told that one side broke the rules with this stream, which was reset there.
@@ -178,7 +178,7 @@ func (s *stream) peerBroke(l *link, e http2.StreamError, b *batch) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if l != s.up || s.upDone {
+	if !s.runs(l, e.StreamID) {
 		return
 	}
 	s.upDone = true

@@ -21,8 +21,8 @@ var errDead = errors.New("peer does not answer a ping")
 type role interface {
 	// headers takes a complete list of fields. It owns them.
 	headers(id uint32, h fieldList, end bool, b *batch) error
-	// reset is told that the peer gave up a stream.
-	reset(id uint32, code http2.ErrCode, b *batch) error
+	// reset is told that the peer gave up a stream, which is forgotten already.
+	reset(s *stream, id uint32, code http2.ErrCode, b *batch)
 	goAway(f *http2.GoAwayFrame, b *batch)
 	settled(b *batch) // the peer's first settings have come
 	acked(data [8]byte, b *batch)

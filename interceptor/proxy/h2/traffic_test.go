@@ -173,9 +173,12 @@ func answers(status int, fields ...string) http.HandlerFunc {
 func TestAnswersAreRepeated(t *testing.T) {
 	const each, rounds = 3, 12
 	on := func(reasons, budget string) string {
-		return "loadBalancing: RoundRobin, connections: {max: 1}, retries: {on: [" + reasons + "], budget: {" + budget + "}}"
+		return "loadBalancing: RoundRobin, connections: {max: 1}, retries: {on: [" + reasons + "], perTryTimeout: 10s, budget: {" + budget + "}}"
 	}
-	all, ample := "not-sent, reset, gateway-error", "percent: 100, minPerSecond: 1000"
+	all, ample := "not-sent, reset, gateway-error, timeout", "percent: 100, minPerSecond: 1000"
+	hangs := func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
+	// far from what a good endpoint takes on a busy machine
+	const impatient = ", routes: [{name: r, match: {path: \"/{n}\"}, retries: {perTryTimeout: 300ms}}]"
 	unfinished := func(w http.ResponseWriter, r *http.Request) {
 		answers(503)(w, r)
 		_ = http.NewResponseController(w).Flush() // the client of this test would see it
@@ -201,6 +204,9 @@ func TestAnswersAreRepeated(t *testing.T) {
 		{"503 of a sidecar", answers(503, "tx-error", "TXM0236"), on("not-sent", ample), "GET", "", false, 0},
 		{"gRPC's UNAVAILABLE", answers(200, "content-type", "application/grpc", "grpc-status", "14"), on(all, ample), "PUT", "body", false, 0},
 		{"reset", breaks, on(all, ample), "PUT", "body", false, 0},
+		{"no answer", hangs, on(all, ample) + impatient, "PUT", "body", false, 0},
+		{"no answer, POST", hangs, on(all, ample) + impatient, "POST", "body", false, rounds},
+		{"no answer, no such reason", hangs, on("reset", ample) + impatient, "GET", "", false, rounds},
 		{"503, budget", answers(503), on(all, "percent: 0, minPerSecond: 0"), "GET", "", false, rounds - 10},
 		{"503, no such reason", answers(503), on("reset", ample), "GET", "", false, rounds},
 		{"503, no policy of repeats", answers(503), "loadBalancing: RoundRobin", "GET", "", false, rounds},
@@ -214,6 +220,7 @@ func TestAnswersAreRepeated(t *testing.T) {
 		{"500", answers(500), on(all, ample), "GET", "", false, rounds},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			s := &served{done: map[string]int{}}
 			endpoints := []string{s.endpoint(t, tt.body, answers(200)), s.endpoint(t, tt.body, tt.bad), s.endpoint(t, tt.body, answers(200))}
 			o := proxy.Options{Traffic: governed(t, tt.spec)}
