@@ -20,10 +20,7 @@ func newHTTP2(s *server) *h2.Server {
 	return h2.New(h2.Options{
 		Gate: s.opts.Gate, Log: s.opts.Log, Dial: s.opts.DialHTTP2, Explain: explain, Refused: s.opts.Refused,
 		NoPlace: func(service string, err error) *h2.Failure { return noPlace(service, err).failure() },
-		Judge: func(status int, code string) traffic.Outcome {
-			outcome, _ := ofStatus(status, code)
-			return outcome
-		},
+		Judge:   ofStatus,
 		Limits: h2.Limits{
 			HeaderBytes: l.HeaderBytes, HeaderFields: l.HeaderFields, BodyBytes: l.BodyBytes, HeaderTime: l.HeaderTime,
 			BufferTime: l.BufferTime, Idle: l.Idle, EndpointIdle: l.EndpointIdle, DialTime: l.DialTime, Exchange: l.Exchange,

@@ -41,7 +41,7 @@ func arrows() []arrow {
 		{from: "interceptor/dtm/dtmgimp"}, // generated
 		{from: "interceptor/traffic", to: []string{"policies"}},
 		{from: "interceptor/proxy", to: []string{"txn", "interceptor", "interceptor/accept", "interceptor/proxy/h2", "interceptor/traffic", "policies"}},
-		{from: "interceptor/proxy/h2", to: []string{"interceptor", "interceptor/traffic"}},
+		{from: "interceptor/proxy/h2", to: []string{"interceptor", "interceptor/traffic", "policies"}},
 		{from: "interceptor/accept", stdlib: true},
 		{from: "interceptor/*", to: []string{"txn", "interceptor", "interceptor/accept"}},
 		{from: "sidecar/xds", to: []string{"policies", "sidecar/xds/envoy"}},

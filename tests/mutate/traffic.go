@@ -34,3 +34,34 @@ func ofTraffic() []mutation {
 			old: "SanitizeOptions: asWritten(),", now: "SanitizeOptions: &tallyprom.DefaultSanitizerOpts,"},
 	}
 }
+
+// ofRepeats breaks the same where a request came as HTTP/2.
+func ofRepeats() []mutation {
+	const stream, choice, ending, link = "interceptor/proxy/h2/stream.go", "interceptor/proxy/h2/choice.go",
+		"interceptor/proxy/h2/ending.go", "interceptor/proxy/h2/link.go"
+	const by = "./interceptor/proxy/h2"
+	return []mutation{
+		{name: "HTTP/2: an answer is passed on, whatever the policy says", law: "AnswersAreRepeated", file: stream, by: by, tests: "TestAnswersAreRepeated",
+			old: "	if s.again(s.judgeHead(status, h[1:], end)) {", now: "	if s.judgeHead(status, h[1:], end); false {"},
+		{name: "HTTP/2: a repeat costs no budget", law: "AnswersAreRepeated", file: "interceptor/traffic/cluster.go", by: by, tests: "TestAnswersAreRepeated",
+			old: "	c.tokens--\n", now: ""},
+		{name: "HTTP/2: what may have taken effect is repeated whatever its method", law: "L16", file: "interceptor/traffic/lease.go", by: by, tests: "TestAnswersAreRepeated",
+			old: "(why.Harmless() || policies.Idempotent(l.ask.Method))", now: "(why.Harmless() || l.ask.Method != \"\")"},
+		{name: "HTTP/2: a request is sent again without its body", law: "AnswersAreRepeated", file: ending, by: by, tests: "TestAnswersAreRepeated",
+			old: "append(append([]byte(nil), s.replay...), d.waiting()...)", now: "append([]byte(nil), d.waiting()...)"},
+		{name: "HTTP/2: what is not at hand is sent again", law: "AnswersAreRepeated", file: choice, by: by, tests: "TestAnswersAreRepeated",
+			old: "!s.noReplay && ", now: ""},
+		{name: "HTTP/2: what is yet to come is sent again", law: "UnfinishedRequestsAreNotRepeated", file: choice, by: by, tests: "TestUnfinishedRequestsAreNotRepeated",
+			old: " || !s.toUp.ended || s.srv", now: " || s.srv"},
+		{name: "HTTP/2: a request is repeated behind an interim answer", law: "L16", file: stream, by: by, tests: "TestAnswersAreRepeated",
+			old: "		s.replay, s.noReplay = nil, true\n		if", now: "		if"},
+		{name: "HTTP/2: a try that was too slow counts as broken off", law: "L16", file: stream, by: by, tests: "TestAnswersAreRepeated",
+			old: "policies.TimedOut, &b)", now: "policies.Reset, &b)"},
+		{name: "HTTP/2: the stream of an answer that nobody wants runs on", law: "RepeatLeavesItsPlace", file: stream, by: by, tests: "TestRepeatLeavesItsPlace",
+			old: "		s.leave(end, b)\n", now: ""},
+		{name: "HTTP/2: the place of an answer that nobody wants stays taken", law: "AnswersAreRepeated", file: ending, by: by, tests: "TestAnswersAreRepeated/^503$",
+			old: "	s.upDone = true\n	s.up.forget(s.upID, b)\n}", now: "	s.upDone = true\n}"},
+		{name: "HTTP/2: a request waits for room where it is no more", law: "RepeatLeavesItsPlace", file: link, by: by, tests: "TestRepeatLeavesItsPlace",
+			old: "	if d.waits {\n		d.waits = false", now: "	if false {\n		d.waits = false"},
+	}
+}

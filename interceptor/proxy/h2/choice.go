@@ -8,6 +8,7 @@ import (
 
 	"txmesh/interceptor"
 	"txmesh/interceptor/traffic"
+	"txmesh/policies"
 )
 
 // enter gives a new request an endpoint and asks the Gate, in this order: what cannot be taken is refused before the Gate
@@ -158,25 +159,40 @@ func (s *stream) report(f *Failure) {
 	}
 }
 
-// judgeHead tells the cluster what the head of an answer says of its endpoint. Where it is gRPC's and there is more, that
-// is said by the trailers.
-func (s *stream) judgeHead() {
-	code := s.answer[1:].get("tx-error")
-	switch {
-	case s.status >= 500:
-		s.lease.Report(s.srv.opts.Judge(s.status, code))
-	case s.bare:
-		s.judge(s.answer[1:].get("grpc-status"), code)
-	case !isGRPC(s.answer[1:].get("content-type")):
-		s.lease.Report(traffic.OK)
+// judgeHead tells the cluster what the head of an answer says of its endpoint, and returns the reason that there is to
+// repeat the request; 0: none. Where it is gRPC's and there is more, the trailers say it, too late for a repeat.
+func (s *stream) judgeHead(status int, h fieldList, bare bool) policies.RetryOn {
+	if status < 500 && !bare && isGRPC(h.get("content-type")) {
+		return 0
 	}
+	return s.judge(status, h)
 }
 
-// judge is judgeHead for the end of an answer. gRPC's UNAVAILABLE is the 503 of others.
-func (s *stream) judge(grpcStatus, code string) {
-	if grpcStatus == strconv.Itoa(grpcUnavailable) {
-		s.lease.Report(s.srv.opts.Judge(503, code))
-		return
+// judge is judgeHead for a list of fields that says all. gRPC's UNAVAILABLE is the 503 of others.
+func (s *stream) judge(status int, h fieldList) policies.RetryOn {
+	if h.get("grpc-status") == strconv.Itoa(grpcUnavailable) {
+		status = 503
 	}
-	s.lease.Report(traffic.OK)
+	outcome, why := traffic.OK, policies.RetryOn(0)
+	if status >= 500 {
+		outcome, why = s.srv.opts.Judge(status, h.get("tx-error"))
+	}
+	s.lease.Report(outcome)
+	return why
 }
+
+// again sends an untagged request to another endpoint, if the policy allows to repeat it for this reason and there is all
+// of it. Its client has seen nothing of an answer, and its stream to the old endpoint has ended. Called with mu held.
+func (s *stream) again(why policies.RetryOn) bool {
+	if why == 0 || !s.movable() || !s.toUp.ended || s.srv.ctx.Err() != nil {
+		return false
+	}
+	if !s.deadline.IsZero() && !time.Now().Before(s.deadline) || !s.lease.Next(why) {
+		return false
+	}
+	s.target.Port.Endpoint = s.lease.Endpoint()
+	return true
+}
+
+// movable reports that a request can be sent once more as it was: what has left of it is at hand, what follows still comes.
+func (s *stream) movable() bool { return !s.guided && !s.noReplay && !s.downDone && s.status == 0 }

@@ -2,6 +2,8 @@ package h2
 
 import (
 	"golang.org/x/net/http2"
+
+	"txmesh/policies"
 )
 
 // fail ends an exchange that cannot go on: who guides it does, or else it ends here; called with mu held.
@@ -47,6 +49,16 @@ func (s *stream) abandon(code http2.ErrCode, b *batch) {
 	s.settle(b)
 }
 
+// leave ends the endpoint's stream, whose answer is not wanted: ended says that all of that has come. Called with mu held.
+func (s *stream) leave(ended bool, b *batch) {
+	if !ended || !s.toUp.closed {
+		s.cut(http2.ErrCodeCancel, b)
+		return
+	}
+	s.upDone = true
+	s.up.forget(s.upID, b)
+}
+
 // cut gives the endpoint's stream up, if it runs; called with mu held.
 func (s *stream) cut(code http2.ErrCode, b *batch) {
 	if s.up != nil && !s.upDone {
@@ -80,10 +92,10 @@ func (s *stream) clientGone(code http2.ErrCode, b *batch) {
 }
 
 // endpointReset is told that the endpoint gave the stream up.
-func (s *stream) endpointReset(l *link, code http2.ErrCode, b *batch) {
+func (s *stream) endpointReset(l *link, id uint32, code http2.ErrCode, b *batch) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if l != s.up || s.upDone {
+	if !s.runs(l, id) {
 		return
 	}
 	s.upDone = true
@@ -94,16 +106,16 @@ func (s *stream) endpointReset(l *link, code http2.ErrCode, b *batch) {
 	case code == http2.ErrCodeRefusedStream && s.status == 0:
 		s.unprocessed(!s.lease.Governed(), b)
 	default:
-		s.fail(&Failure{Code: CodeBroken, Endpoint: l.endpoint, Sent: true, Detail: "stream given up with " + code.String(),
-			reset: code, isReset: true}, b)
+		s.broke(&Failure{Code: CodeBroken, Endpoint: l.endpoint, Sent: true, Detail: "stream given up with " + code.String(),
+			reset: code, isReset: true}, policies.Reset, b)
 	}
 }
 
 // notProcessed is told that the endpoint will not look at the stream.
-func (s *stream) notProcessed(l *link, b *batch) {
+func (s *stream) notProcessed(l *link, id uint32, b *batch) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if l != s.up || s.upDone {
+	if !s.runs(l, id) {
 		return
 	}
 	s.upDone = true
@@ -113,7 +125,7 @@ func (s *stream) notProcessed(l *link, b *batch) {
 // unprocessed sends an untagged request again: the endpoint has promised that nothing came of it. Where the policy gives
 // no other, stay lets it go to the same endpoint: a connection that ends is replaced, as one of HTTP/1 is. Called with mu held.
 func (s *stream) unprocessed(stay bool, b *batch) {
-	may := !s.guided && !s.noReplay && !s.downDone
+	may := s.movable()
 	switch {
 	case may && s.lease.Elsewhere():
 		s.target.Port.Endpoint = s.lease.Endpoint()
@@ -123,7 +135,24 @@ func (s *stream) unprocessed(stay bool, b *batch) {
 		s.fail(&Failure{Code: CodeRefused, Endpoint: s.up.endpoint}, b)
 		return
 	}
+	s.move()
+}
+
+// broke ends an exchange whose endpoint broke off or is too slow, unless it can be repeated; called with mu held.
+func (s *stream) broke(f *Failure, why policies.RetryOn, b *batch) {
+	s.report(f)
+	if s.again(why) {
+		s.move()
+		return
+	}
+	s.fail(f, b)
+}
+
+// move sends all of the request, from its first byte on, to the endpoint that it has now. Called with mu held, when the
+// stream to the old one has ended.
+func (s *stream) move() {
 	d := &s.toUp
+	s.up.delist(d)
 	d.pending = append(append([]byte(nil), s.replay...), d.waiting()...)
 	d.off, d.held, d.closed, d.dst, s.replay = 0, true, false, nil, nil
 	s.up = nil
@@ -138,7 +167,7 @@ func (s *stream) endpointLost(l *link, err error, b *batch) {
 		return
 	}
 	s.upDone = true
-	s.fail(&Failure{Code: CodeBroken, Endpoint: l.endpoint, Sent: true, Cause: err}, b)
+	s.broke(&Failure{Code: CodeBroken, Endpoint: l.endpoint, Sent: true, Cause: err}, policies.Reset, b)
 }
 
 // peerBroke is told that one side broke the rules with this stream, which was reset there.
@@ -149,7 +178,7 @@ func (s *stream) peerBroke(l *link, e http2.StreamError, b *batch) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if l != s.up || s.upDone {
+	if !s.runs(l, e.StreamID) {
 		return
 	}
 	s.upDone = true

@@ -95,12 +95,16 @@ func listen(t testing.TB) net.Listener {
 }
 
 // upstream is a server of HTTP/2 with prior knowledge.
-func upstream(t testing.TB, h http.HandlerFunc) string {
+func upstream(t testing.TB, h http.HandlerFunc) string { return limited(t, 100, h) }
+
+// limited is upstream that takes so many requests at a time on each connection.
+func limited(t testing.TB, streams int, h http.HandlerFunc) string {
 	l := listen(t)
 	var protocols http.Protocols
 	protocols.SetUnencryptedHTTP2(true)
 	protocols.SetHTTP1(true)
-	srv := &http.Server{Handler: h, Protocols: &protocols, ReadHeaderTimeout: patience}
+	srv := &http.Server{Handler: h, Protocols: &protocols, ReadHeaderTimeout: patience,
+		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: streams}}
 	go func() { _ = srv.Serve(l) }() // it ends with the test
 	t.Cleanup(func() { _ = srv.Close() })
 	return l.Addr().String()

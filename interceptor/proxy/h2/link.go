@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,8 +21,8 @@ var errDead = errors.New("peer does not answer a ping")
 type role interface {
 	// headers takes a complete list of fields. It owns them.
 	headers(id uint32, h fieldList, end bool, b *batch) error
-	// reset is told that the peer gave up a stream.
-	reset(id uint32, code http2.ErrCode, b *batch) error
+	// reset is told that the peer gave up a stream, which is forgotten already.
+	reset(s *stream, id uint32, code http2.ErrCode, b *batch)
 	goAway(f *http2.GoAwayFrame, b *batch)
 	settled(b *batch) // the peer's first settings have come
 	acked(data [8]byte, b *batch)
@@ -176,6 +177,16 @@ func (l *link) enlist(d *pipe) {
 	if !d.waits {
 		d.waits = true
 		l.ready = append(l.ready, d)
+	}
+}
+
+// delist takes a pipe that goes elsewhere from those that wait for room here.
+func (l *link) delist(d *pipe) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if d.waits {
+		d.waits = false
+		l.ready = slices.DeleteFunc(l.ready, func(other *pipe) bool { return other == d })
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"txmesh/interceptor"
 	"txmesh/interceptor/traffic"
+	"txmesh/policies"
 )
 
 // Codes of the failures that this package tells of. The table with their titles and remedies is proxy.Codes.
@@ -81,8 +82,9 @@ type Options struct {
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// NoPlace says why the cluster of a service gave no endpoint.
 	NoPlace func(service string, err error) *Failure
-	// Judge says what an answer of 5xx tells of its endpoint. code is its tx-error.
-	Judge func(status int, code string) traffic.Outcome
+	// Judge says what an answer of 5xx tells of its endpoint, and which reason it is to repeat the request; 0: none. code is
+	// its tx-error.
+	Judge func(status int, code string) (traffic.Outcome, policies.RetryOn)
 	// Explain makes the error that Gate.After is told, and the answer for the client.
 	Explain func(Failure) (error, *interceptor.Answer)
 	// Refused counts what was refused, by its code; nil: nobody does.
@@ -116,6 +118,6 @@ const (
 	outLost      = 1 << 20   // an endpoint that leaves so much unread gets no new streams
 	writeTime    = 30 * time.Second
 	lingerTime   = 500 * time.Millisecond
-	replayMax    = 16 << 10 // bytes of a request kept so that it can move when its endpoint has not looked at it
+	replayMax    = 16 << 10 // bytes sent of a request that are kept so that it can go to another endpoint
 	movesMax     = 3        // times that it goes to the same endpoint again
 )

@@ -275,17 +275,14 @@ func (u *upstream) headers(id uint32, h fieldList, end bool, b *batch) error {
 	if u.in.size > limits.HeaderBytes || u.in.count > limits.HeaderFields {
 		return http2.StreamError{StreamID: id, Code: http2.ErrCodeProtocol}
 	}
-	if code := s.respond(u.link, h, end, b); code != 0 {
+	if code := s.respond(u.link, id, h, end, b); code != 0 {
 		return http2.StreamError{StreamID: id, Code: code}
 	}
 	return nil
 }
 
-func (u *upstream) reset(id uint32, code http2.ErrCode, b *batch) error {
-	s := u.find(id)
-	u.forget(id, b)
-	s.endpointReset(u.link, code, b)
-	return nil
+func (u *upstream) reset(s *stream, id uint32, code http2.ErrCode, b *batch) {
+	s.endpointReset(u.link, id, code, b)
 }
 
 func (u *upstream) unknown(id uint32, t http2.FrameType, _ *batch) error {
@@ -301,12 +298,12 @@ func (u *upstream) last() uint32 { return 0 }
 
 // goAway moves the streams that the endpoint will not look at.
 func (u *upstream) goAway(f *http2.GoAwayFrame, b *batch) {
-	var left []*stream
+	left := map[uint32]*stream{}
 	u.mu.Lock()
 	u.going = true
 	for id, s := range u.streams {
 		if id > f.LastStreamID {
-			left = append(left, s)
+			left[id] = s
 			delete(u.streams, id)
 		}
 	}
@@ -315,8 +312,8 @@ func (u *upstream) goAway(f *http2.GoAwayFrame, b *batch) {
 	}
 	u.mu.Unlock()
 	u.out()
-	for _, s := range left {
-		s.notProcessed(u.link, b)
+	for id, s := range left {
+		s.notProcessed(u.link, id, b)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"time"
@@ -282,7 +283,7 @@ func (l *link) takeData(f *http2.DataFrame, b *batch) error {
 	} else {
 		r.control.give()
 	}
-	if code := s.data(l, f.Data(), int(f.Length), f.StreamEnded(), b); code != 0 {
+	if code := s.data(l, f.StreamID, f.Data(), int(f.Length), f.StreamEnded(), b); code != 0 {
 		return http2.StreamError{StreamID: f.StreamID, Code: code}
 	}
 	return nil
@@ -309,20 +310,23 @@ func (l *link) takeWindow(f *http2.WindowUpdateFrame, b *batch) error {
 	if s == nil {
 		return l.role.unknown(f.StreamID, http2.FrameWindowUpdate, b)
 	}
-	if !s.widen(l, int64(f.Increment), b) {
+	if !s.widen(l, f.StreamID, int64(f.Increment), b) {
 		return http2.StreamError{StreamID: f.StreamID, Code: http2.ErrCodeFlowControl}
 	}
 	return nil
 }
 
 func (l *link) takeReset(f *http2.RSTStreamFrame, b *batch) error {
-	if l.find(f.StreamID) == nil {
+	s := l.find(f.StreamID)
+	if s == nil {
 		return l.role.unknown(f.StreamID, http2.FrameRSTStream, b)
 	}
 	if l.client && !l.in.resets.take() {
 		return flood("too many streams given up")
 	}
-	return l.role.reset(f.StreamID, f.ErrCode, b)
+	l.forget(f.StreamID, b)
+	l.role.reset(s, f.StreamID, f.ErrCode, b)
+	return nil
 }
 
 func (l *link) takePing(f *http2.PingFrame, b *batch) error {
@@ -343,20 +347,18 @@ func (l *link) takeSettings(f *http2.SettingsFrame, b *batch) error {
 	delta := int64(0)
 	l.mu.Lock()
 	err := f.ForeachSetting(func(s http2.Setting) error { return l.set(s, &delta) })
-	var streams []*stream
+	var streams map[uint32]*stream
 	if err == nil {
 		l.say(l.fr.WriteSettingsAck(), b)
-		for _, s := range l.streams {
-			streams = append(streams, s)
-		}
+		streams = maps.Clone(l.streams)
 	}
 	l.mu.Unlock()
 	if err != nil {
 		return err
 	}
 	if delta != 0 {
-		for _, s := range streams {
-			if !s.widen(l, delta, b) {
+		for id, s := range streams {
+			if !s.widen(l, id, delta, b) {
 				return violation(http2.ErrCodeFlowControl, "window of a stream above 2^31-1")
 			}
 		}

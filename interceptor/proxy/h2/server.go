@@ -282,12 +282,7 @@ func (s *stream) requestTrailer(h fieldList, end bool, b *batch) error {
 	return nil
 }
 
-func (c *Conn) reset(id uint32, code http2.ErrCode, b *batch) error {
-	s := c.find(id)
-	c.forget(id, b)
-	s.clientGone(code, b)
-	return nil
-}
+func (c *Conn) reset(s *stream, _ uint32, code http2.ErrCode, b *batch) { s.clientGone(code, b) }
 
 func (c *Conn) unknown(id uint32, t http2.FrameType, b *batch) error {
 	if id > c.last() || id%2 == 0 {

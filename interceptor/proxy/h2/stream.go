@@ -10,6 +10,7 @@ import (
 
 	"txmesh/interceptor"
 	"txmesh/interceptor/traffic"
+	"txmesh/policies"
 )
 
 // stream is one exchange: a stream of a client's connection and one to an endpoint. An untagged one lives on the reading
@@ -42,7 +43,7 @@ type stream struct {
 	failure   *Failure            // of a guided stream
 	bodyBroke bool                // Body has told the Gate of failure
 	replay    []byte              // what was sent of an untagged request
-	noReplay  bool                // it was too much
+	noReplay  bool                // it was too much, or the client has seen an interim answer
 	moves     int
 	lease     traffic.Lease      // of the endpoint, until the endpoint's stream has ended
 	quit      context.CancelFunc // of the wait for a lease; nil: there is none
@@ -50,6 +51,7 @@ type stream struct {
 	deadline  time.Time
 	impatient bool // the deadline is the client's own
 	timer     *time.Timer
+	try       *time.Timer // to the head of an answer; nil: no limit
 }
 
 func newStream(srv *Server, down *link, id uint32, h fieldList, end bool) *stream {
@@ -132,6 +134,10 @@ func (l *link) open(s *stream, b *batch) bool {
 		return false
 	}
 	s.up, s.upID, s.upDone, s.started = l, l.next, false, true
+	if limit := s.lease.PerTry(); limit > 0 {
+		id := s.upID
+		s.try = time.AfterFunc(limit, func() { s.late(l, id) })
+	}
 	l.next += 2
 	l.streams[s.upID] = s
 	up, down := &s.toUp, &s.toDown
@@ -143,6 +149,9 @@ func (l *link) open(s *stream, b *batch) bool {
 	up.pump(b)
 	return true
 }
+
+// runs reports that this is the endpoint's stream still: what is told of another one is of a try that was given up.
+func (s *stream) runs(l *link, id uint32) bool { return l == s.up && id == s.upID && !s.upDone }
 
 // remember keeps what was sent of a request, as long as it may have to be sent to somebody else.
 func (s *stream) remember(d *pipe, p []byte) {
@@ -157,12 +166,12 @@ func (s *stream) remember(d *pipe, p []byte) {
 }
 
 // data takes a frame of DATA from one of the two connections.
-func (s *stream) data(l *link, p []byte, length int, end bool, b *batch) http2.ErrCode {
+func (s *stream) data(l *link, id uint32, p []byte, length int, end bool, b *batch) http2.ErrCode {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	d := &s.toUp
 	if l != s.down {
-		if l != s.up || s.upDone {
+		if !s.runs(l, id) {
 			return 0
 		}
 		if d = &s.toDown; s.status == 0 {
@@ -189,14 +198,15 @@ func (s *stream) news(b *batch) {
 }
 
 // widen takes a larger window of one of the two sides. It returns false if it is too large.
-func (s *stream) widen(l *link, by int64, b *batch) bool {
+func (s *stream) widen(l *link, id uint32, by int64, b *batch) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	d := &s.toDown
-	if l == s.up {
+	if l != s.down {
+		if !s.runs(l, id) {
+			return true
+		}
 		d = &s.toUp
-	} else if l != s.down {
-		return true
 	}
 	if d.room += by; d.room > windowMax {
 		return false
@@ -231,17 +241,19 @@ func (s *stream) settle(b *batch) {
 }
 
 // respond takes a list of fields from the endpoint: an interim answer, the final one, or trailers.
-func (s *stream) respond(l *link, h fieldList, end bool, b *batch) http2.ErrCode {
+func (s *stream) respond(l *link, id uint32, h fieldList, end bool, b *batch) http2.ErrCode {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if l != s.up || s.upDone {
+	if !s.runs(l, id) {
 		return 0
 	}
 	if s.status != 0 {
 		if !end {
 			return http2.ErrCodeProtocol
 		}
-		s.judge(h.get("grpc-status"), h.get("tx-error"))
+		if s.status < 500 { // else the head has said it
+			s.judge(s.status, h)
+		}
 		code := s.toDown.receiveTrailer(h, b)
 		s.news(b)
 		return code
@@ -254,6 +266,7 @@ func (s *stream) respond(l *link, h fieldList, end bool, b *batch) http2.ErrCode
 		if end {
 			return http2.ErrCodeProtocol
 		}
+		s.replay, s.noReplay = nil, true
 		if !s.downDone {
 			s.down.headersTo(s.downID, b, false, h)
 		}
@@ -262,7 +275,7 @@ func (s *stream) respond(l *link, h fieldList, end bool, b *batch) http2.ErrCode
 	return s.accept(status, h, end, b)
 }
 
-// accept takes the head of the final answer.
+// accept takes the head of the final answer, or sends the request to another endpoint instead.
 func (s *stream) accept(status int, h fieldList, end bool, b *batch) http2.ErrCode {
 	n, ok := h.contentLength()
 	if s.head.get(":method") == "HEAD" || status == 304 {
@@ -271,9 +284,16 @@ func (s *stream) accept(status int, h fieldList, end bool, b *batch) http2.ErrCo
 	if !ok || end && n > 0 {
 		return http2.ErrCodeProtocol
 	}
+	if s.try != nil {
+		s.try.Stop()
+	}
+	if s.again(s.judgeHead(status, h[1:], end)) {
+		s.leave(end, b)
+		s.move()
+		return 0
+	}
 	s.status, s.answer, s.bare, s.replay = status, h, end, nil
 	s.toDown.length, s.toDown.ended = n, end
-	s.judgeHead()
 	if !s.guided || !s.ticket.Hold && !end {
 		s.release(b)
 	}
@@ -304,6 +324,18 @@ func (s *stream) expire() {
 		return
 	}
 	s.fail(&Failure{Code: CodeTime, Endpoint: s.target.Port.Endpoint, Sent: s.started, reset: http2.ErrCodeCancel}, &b)
+}
+
+// late ends a try whose answer has not begun in time.
+func (s *stream) late(l *link, id uint32) {
+	var b batch
+	defer b.flush()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.runs(l, id) && s.status == 0 {
+		s.cut(http2.ErrCodeCancel, &b)
+		s.broke(&Failure{Code: CodeTime, Endpoint: l.endpoint, Sent: true, reset: http2.ErrCodeCancel}, policies.TimedOut, &b)
+	}
 }
 
 // within bounds the exchange: by the ticket or the limit, and by what a gRPC client said; called with mu held.

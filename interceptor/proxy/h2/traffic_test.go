@@ -4,13 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"golang.org/x/net/http2"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -133,6 +136,209 @@ func TestOneOfThreeEndpointsFailsGRPC(t *testing.T) {
 			}
 		})
 	}
+}
+
+// served counts what endpoints were asked, by the path of the request.
+type served struct {
+	mu   sync.Mutex // guards done
+	done map[string]int
+}
+
+// endpoint is a server that counts each request that it has read whole, and then does what answer does. It takes one at a
+// time.
+func (s *served) endpoint(t *testing.T, body string, answer http.HandlerFunc) string {
+	return limited(t, 1, func(w http.ResponseWriter, r *http.Request) {
+		got, err := io.ReadAll(r.Body)
+		if err != nil || string(got) != body {
+			t.Errorf("an endpoint got a body of %d bytes, %v; want %d", len(got), err, len(body))
+		}
+		s.mu.Lock()
+		s.done[r.URL.Path]++
+		s.mu.Unlock()
+		answer(w, r)
+	})
+}
+
+func answers(status int, fields ...string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		for i := 0; i < len(fields); i += 2 {
+			w.Header().Set(fields[i], fields[i+1])
+		}
+		w.WriteHeader(status)
+	}
+}
+
+// TestAnswersAreRepeated: one of three endpoints answers, but badly. What may be repeated is, within the budget, and no
+// client sees an error; what may not be is done once.
+func TestAnswersAreRepeated(t *testing.T) {
+	const each, rounds, places = 3, 12, 2
+	const none = "loadBalancing: RoundRobin, connections: {max: 1, maxRequests: 2}"
+	on := func(reasons, budget string) string {
+		return none + ", retries: {on: [" + reasons + "], perTryTimeout: 10s, budget: {" + budget + "}}"
+	}
+	all, ample := "not-sent, reset, gateway-error, timeout", "percent: 100, minPerSecond: 1000"
+	hangs := func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
+	// far from what a good endpoint takes on a busy machine
+	const impatient = ", routes: [{name: r, match: {path: \"/{n}\"}, retries: {perTryTimeout: 300ms}}]"
+	unfinished := func(w http.ResponseWriter, r *http.Request) {
+		answers(503)(w, r)
+		_ = http.NewResponseController(w).Flush() // the client of this test would see it
+		<-r.Context().Done()
+	}
+	interim := func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusEarlyHints)
+		answers(503)(w, r)
+	}
+	breaks := func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
+	for _, tt := range []struct {
+		name   string
+		bad    http.HandlerFunc
+		spec   string
+		method string
+		body   string
+		tagged bool
+		want   int // errors that the client sees
+	}{
+		{"503", answers(503), on(all, ample), "GET", "", false, 0},
+		{"504 with a body", answers(504), on(all, ample), "PUT", "body", false, 0},
+		{"503 that does not end", unfinished, on(all, ample), "DELETE", "", false, 0},
+		{"503 of a sidecar", answers(503, "tx-error", "TXM0236"), on("not-sent", ample), "GET", "", false, 0},
+		{"gRPC's UNAVAILABLE", answers(200, "content-type", "application/grpc", "grpc-status", "14"), on(all, ample), "PUT", "body", false, 0},
+		{"reset", breaks, on(all, ample), "PUT", "body", false, 0},
+		{"no answer", hangs, on(all, ample) + impatient, "PUT", "body", false, 0},
+		{"no answer, POST", hangs, on(all, ample) + impatient, "POST", "body", false, rounds},
+		{"no answer, no such reason", hangs, on("reset", ample) + impatient, "GET", "", false, rounds},
+		{"503, budget", answers(503), on(all, "percent: 0, minPerSecond: 0"), "GET", "", false, rounds - 10},
+		{"503, no such reason", answers(503), on("reset", ample), "GET", "", false, rounds},
+		{"503, no policy of repeats", answers(503), none, "GET", "", false, rounds},
+		{"503, POST", answers(503), on(all, ample), "POST", "body", false, rounds},
+		{"gRPC's UNAVAILABLE, POST", answers(200, "content-type", "application/grpc", "grpc-status", "14"), on(all, ample), "POST", "body", false, rounds},
+		{"reset, POST", breaks, on(all, ample), "POST", "body", false, rounds},
+		{"503, tagged", answers(503), on(all, ample), "GET", "", true, rounds},
+		{"reset, tagged", breaks, on(all, ample), "GET", "", true, rounds},
+		{"503, long body", answers(503), on(all, ample), "PUT", strings.Repeat("b", 17<<10), false, rounds},
+		{"503 behind an interim answer", interim, on(all, ample), "GET", "", false, rounds},
+		{"500", answers(500), on(all, ample), "GET", "", false, rounds},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := &served{done: map[string]int{}}
+			endpoints := []string{s.endpoint(t, tt.body, answers(200)), s.endpoint(t, tt.body, tt.bad), s.endpoint(t, tt.body, answers(200))}
+			clusters := governed(t, tt.spec)
+			o := proxy.Options{Traffic: clusters}
+			if tt.tagged {
+				o.Gate = tagAll(interceptor.Ticket{})
+			}
+			address, c, errs := calls(t, o, endpoints...), client(t), 0
+			for i := range each * rounds {
+				req, err := http.NewRequestWithContext(t.Context(), tt.method, fmt.Sprint("http://", address, "/", i), strings.NewReader(tt.body))
+				if err != nil {
+					t.Fatal(err)
+				}
+				req.GetBody = nil // the client repeats nothing
+				res, err := c.Do(req)
+				if err != nil || res.StatusCode != 200 || res.Header.Get("grpc-status") != "" {
+					errs++
+				}
+				if err == nil {
+					res.Body.Close()
+				}
+			}
+			if errs != tt.want {
+				t.Errorf("%d errors, want %d", errs, tt.want)
+			}
+			returned(t, clusters, places, endpoints...)
+			twice := 0
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			for path, n := range s.done {
+				if n > 2 {
+					t.Errorf("%s was done %d times", path, n)
+				}
+				twice += n - 1
+			}
+			if twice != rounds-tt.want {
+				t.Errorf("L16: %d requests were done twice, want %d", twice, rounds-tt.want)
+			}
+		})
+	}
+}
+
+// TestUnfinishedRequestsAreNotRepeated: what the client has yet to send is not at hand.
+func TestUnfinishedRequestsAreNotRepeated(t *testing.T) {
+	var others atomic.Int64
+	early := func(w http.ResponseWriter, r *http.Request) {
+		_, _ = r.Body.Read(make([]byte, 1)) // it is there
+		answers(503)(w, r)
+		_ = http.NewResponseController(w).Flush() // the client sees it
+		<-r.Context().Done()
+	}
+	address := calls(t, proxy.Options{Traffic: governed(t, "loadBalancing: RoundRobin, retries: {on: [gateway-error]}")},
+		upstream(t, early), upstream(t, func(http.ResponseWriter, *http.Request) { others.Add(1) }))
+	c := dial(t, address)
+	c.must(0, c.headers(1, false, ":method", "PUT", ":scheme", "http", ":authority", "x", ":path", "/"))
+	c.must(0, c.WriteData(1, false, []byte("a")))
+	if status := metaHeaders(c)[":status"]; status != "503" || others.Load() != 0 {
+		t.Errorf("status %s and %d repeats, want 503 and none", status, others.Load())
+	}
+}
+
+// TestRepeatLeavesItsPlace: a request that waits for room to one endpoint, and then goes to another, waits for room there.
+func TestRepeatLeavesItsPlace(t *testing.T) {
+	const window = 65535 // of a connection, by default
+	var addresses []string
+	var listeners []net.Listener
+	for range 2 {
+		l := listen(t)
+		t.Cleanup(func() { l.Close() })
+		listeners, addresses = append(listeners, l), append(addresses, l.Addr().String())
+	}
+	c := dial(t, calls(t, proxy.Options{Traffic: governed(t, "loadBalancing: RoundRobin, retries: {on: [gateway-error]}")}, addresses...))
+	send := func(id uint32, method string, n int, end bool) {
+		c.must(0, c.headers(id, false, ":method", method, ":scheme", "http", ":authority", "x", ":path", "/"))
+		for ; n > 0; n -= min(n, 16<<10) {
+			c.must(0, c.WriteData(id, end && n <= 16<<10, make([]byte, min(n, 16<<10))))
+		}
+	}
+	var ends []*peer
+	for i, l := range listeners { // the first request to each leaves no room
+		send(uint32(1+2*i), "POST", window, false)
+		conn, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := newPeer(t, conn)
+		p.must(io.ReadFull(conn, make([]byte, len(http2.ClientPreface))))
+		p.must(0, p.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 20}))
+		p.whole(window, false)
+		ends = append(ends, p)
+	}
+	head := func(f http2.Frame) bool { h, ok := f.(*http2.MetaHeadersFrame); return ok && h.StreamID == 3 }
+	send(5, "PUT", 5000, true)
+	c.must(0, c.WritePing(false, [8]byte{}))
+	c.until(func(f http2.Frame) bool { p, ok := f.(*http2.PingFrame); return ok && p.IsAck() }) // the proxy has all of it
+	ends[0].until(head)
+	ends[0].must(0, ends[0].headers(3, true, ":status", "503"))
+	ends[0].until(func(f http2.Frame) bool { r, ok := f.(*http2.RSTStreamFrame); return ok && r.StreamID == 3 })
+	ends[1].until(head)
+	ends[1].must(0, ends[1].WriteWindowUpdate(0, window))
+	ends[1].whole(5000, true)
+	ends[1].must(0, ends[1].headers(3, true, ":status", "200"))
+	if status := metaHeaders(c)[":status"]; status != "200" {
+		t.Errorf("status %s, want 200", status)
+	}
+}
+
+// whole reads DATA of n bytes, and the end of their stream if that is to come.
+func (p *peer) whole(n int, end bool) {
+	p.t.Helper()
+	p.until(func(f http2.Frame) bool {
+		d, ok := f.(*http2.DataFrame)
+		if ok {
+			n -= len(d.Data())
+		}
+		return n <= 0 && (!end || ok && d.StreamEnded())
+	})
 }
 
 // TestLimitOfRequests: what runs, what waits for it, and what is refused at once.
