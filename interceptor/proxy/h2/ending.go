@@ -151,6 +151,7 @@ func (s *stream) broke(f *Failure, why policies.RetryOn, b *batch) {
 // move sends all of the request, from its first byte on, to the endpoint that it has now. Called with mu held, when the
 // stream to the old one has ended.
 func (s *stream) move() {
+	s.endTry()
 	d := &s.toUp
 	s.up.delist(d)
 	d.pending = append(append([]byte(nil), s.replay...), d.waiting()...)

@@ -234,9 +234,21 @@ func (s *stream) settle(b *batch) {
 			s.down.resetStream(s.downID, http2.ErrCodeNo, b)
 		}
 	}
-	if s.timer != nil && s.downDone && (s.up == nil || s.upDone) {
+	if !s.downDone || s.up != nil && !s.upDone {
+		return
+	}
+	s.endTry()
+	if s.timer != nil {
 		s.timer.Stop()
 		s.timer = nil
+	}
+}
+
+// endTry forgets the limit of a try: a timer that runs on would hold the stream. Called with mu held.
+func (s *stream) endTry() {
+	if s.try != nil {
+		s.try.Stop()
+		s.try = nil
 	}
 }
 
@@ -284,9 +296,7 @@ func (s *stream) accept(status int, h fieldList, end bool, b *batch) http2.ErrCo
 	if !ok || end && n > 0 {
 		return http2.ErrCodeProtocol
 	}
-	if s.try != nil {
-		s.try.Stop()
-	}
+	s.endTry()
 	if s.again(s.judgeHead(status, h[1:], end)) {
 		s.leave(end, b)
 		s.move()
