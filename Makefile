@@ -96,7 +96,7 @@ fuzz: ## each fuzz target for TIME (TIME=20s)
 	@found=0; for p in $$($(GO) list $(PKG)); do \
 	  names=$$($(GO) test -list '^Fuzz' $$p) || { echo "$$names" >&2; exit 1; }; \
 	  for f in $$(echo "$$names" | grep '^Fuzz'); do \
-	    found=1; echo "== $$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(TIME) $$p || exit 1; \
+	    found=1; echo "== $$p $$f"; GO=$(GO) .ci/fuzz $$p $$f $(TIME) || exit 1; \
 	  done; \
 	done; test $$found = 1 || { echo "make fuzz: no fuzz target in $(PKG)" >&2; exit 2; }
 

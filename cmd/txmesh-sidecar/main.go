@@ -24,9 +24,13 @@ import (
 var version = "unknown"
 
 func main() {
-	// The second signal ends the process at once: stop gives it back its default.
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	context.AfterFunc(ctx, stop)
+	// The second signal ends the process at once: stop gives it back its default, before anybody learns of the first.
+	signals, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	ctx, end := context.WithCancel(context.Background())
+	context.AfterFunc(signals, func() {
+		stop()
+		end()
+	})
 	if err := run(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)

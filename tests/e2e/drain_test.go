@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -79,7 +78,7 @@ func TestSecondSIGTERMEndsAtOnce(t *testing.T) {
 	s.shop.sidecar.Term()
 	s.eventually("it drains", func() (bool, string) {
 		r, err := s.shop.ask("GET", "/readyz", "")
-		return err == nil && r.status == 503, fmt.Sprint(r.status, err)
+		return err == nil && strings.Contains(r.body, `"detail":"draining"`), r.body + errText(err)
 	})
 	s.shop.sidecar.Term()
 	if _, err := s.shop.sidecar.End(5 * time.Second); err != nil {
