@@ -20,6 +20,8 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"txmesh/benchmarks/profile"
 )
 
 // plane is the control plane's process.
@@ -107,23 +109,7 @@ func (p *plane) profile(ctx context.Context, file string) error {
 		return nil
 	}
 	for what, to := range map[string]string{"heap": file, "goroutine": file + ".goroutine"} {
-		r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.ready.API+"/debug/pprof/"+what, nil)
-		if err != nil {
-			return err
-		}
-		r.Header.Set("Authorization", "Bearer "+token)
-		res, err := http.DefaultClient.Do(r)
-		if err != nil {
-			return err
-		}
-		data, err := io.ReadAll(res.Body)
-		if err = errors.Join(err, res.Body.Close()); err != nil {
-			return err
-		}
-		if res.StatusCode != http.StatusOK {
-			return fmt.Errorf("profile: status %d: %s", res.StatusCode, data)
-		}
-		if err := os.WriteFile(to, data, 0o600); err != nil {
+		if err := profile.Take(ctx, p.ready.API, token, what, to); err != nil {
 			return err
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -14,6 +13,8 @@ import (
 	"time"
 
 	"github.com/valyala/fasthttp"
+
+	"txmesh/benchmarks/profile"
 )
 
 // result is what one turn of a row gave.
@@ -178,24 +179,8 @@ func (b *bench) startProfile(d time.Duration) <-chan error {
 		done <- nil
 		return done
 	}
-	go func() { done <- b.writeProfile(max(int(d.Seconds())-1, 1)) }()
+	go func() {
+		done <- profile.Take(context.Background(), b.API, token, fmt.Sprintf("profile?seconds=%d", max(int(d.Seconds())-1, 1)), b.profile)
+	}()
 	return done
-}
-
-func (b *bench) writeProfile(seconds int) error {
-	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", b.API, seconds), nil)
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Authorization", "Bearer "+token)
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err
-	}
-	defer res.Body.Close()
-	data, err := io.ReadAll(res.Body)
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(b.profile, data, 0o600)
 }

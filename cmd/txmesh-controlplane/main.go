@@ -11,13 +11,11 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"os/signal"
 	"slices"
 	"sync"
-	"syscall"
-	"time"
 
 	"txmesh/cmd/internal/memory"
+	"txmesh/cmd/internal/signals"
 	"txmesh/controlplane"
 )
 
@@ -25,14 +23,7 @@ import (
 var version = "unknown"
 
 func main() {
-	// The second signal ends the process at once: stop gives it back its default, before anybody learns of the first.
-	signals, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	ctx, end := context.WithCancel(context.Background())
-	context.AfterFunc(signals, func() {
-		stop()
-		end()
-	})
-	if err := run(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr); err != nil {
+	if err := run(signals.Context(), os.Args[1:], os.Environ(), os.Stdout, os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -60,7 +51,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	var loops sync.WaitGroup
 	defer loops.Wait()
 	defer end()
-	loops.Go(func() { memory.GiveBack(running, burst) })
+	loops.Go(func() { memory.GiveBack(running) })
 	return c.Run(ctx, func(a controlplane.Addresses) {
 		// Whoever started this process and does not read its output has chosen fixed ports.
 		_ = json.NewEncoder(stdout).Encode(a)
@@ -70,9 +61,6 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 // gcPercent is how much garbage may gather beside what lives, in percent: what lives is mostly idle streams, and the
 // garbage of a change for all of them is short-lived.
 const gcPercent = 50
-
-// burst is how long nothing is collected when a change, or the coming of many sidecars, counts as over.
-const burst = 3 * time.Second
 
 func logger(cfg controlplane.Config, w io.Writer) *slog.Logger {
 	var level slog.Level

@@ -10,13 +10,11 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"os/signal"
 	"slices"
 	"sync"
-	"syscall"
-	"time"
 
 	"txmesh/cmd/internal/memory"
+	"txmesh/cmd/internal/signals"
 	"txmesh/sidecar"
 )
 
@@ -24,14 +22,7 @@ import (
 var version = "unknown"
 
 func main() {
-	// The second signal ends the process at once: stop gives it back its default, before anybody learns of the first.
-	signals, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	ctx, end := context.WithCancel(context.Background())
-	context.AfterFunc(signals, func() {
-		stop()
-		end()
-	})
-	if err := run(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr); err != nil {
+	if err := run(signals.Context(), os.Args[1:], os.Environ(), os.Stdout, os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -62,7 +53,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	var loops sync.WaitGroup
 	defer loops.Wait()
 	defer end()
-	loops.Go(func() { memory.GiveBack(running, burst) })
+	loops.Go(func() { memory.GiveBack(running) })
 	return s.Run(ctx, func(a sidecar.Addresses) {
 		// Whoever started this process and does not read its output has chosen fixed ports.
 		_ = json.NewEncoder(stdout).Encode(a)
@@ -82,9 +73,6 @@ func gcPercent(cfg sidecar.Config) int {
 	}
 	return gcPercentBeside
 }
-
-// burst is how long nothing is collected when a burst counts as over.
-const burst = 15 * time.Second
 
 func logger(cfg sidecar.Config, w io.Writer) *slog.Logger {
 	var level slog.Level

@@ -25,7 +25,7 @@ import (
 // Engine decides the transactions of this sidecar.
 type Engine interface {
 	Do(ctx context.Context, id txn.ID, e txn.Event) (txn.State, error)
-	// DoAndSee is Do for who wants little of the state: see may keep no slice of it.
+	// DoAndSee is Do for who wants little of the state: see may not keep the branches.
 	DoAndSee(ctx context.Context, id txn.ID, e txn.Event, see func(txn.State)) error
 	// Peek shows a transaction that is in memory, which may be ahead of the journal, and reports whether it is there.
 	Peek(id txn.ID, see func(txn.State)) bool

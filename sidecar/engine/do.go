@@ -26,7 +26,7 @@ func (e *Engine) DoAndWait(ctx context.Context, id txn.ID, ev txn.Event, until f
 }
 
 // DoAndSee is Do for those who want little of the state: it saves the copy. see gets the state after the event, in the
-// engine's loop: it must be quick, must not call the engine, and may keep no slice of it. What it has noted holds when
+// engine's loop: it must be quick, must not call the engine, and may not keep the branches. What it has noted holds when
 // DoAndSee returns without an error.
 func (e *Engine) DoAndSee(ctx context.Context, id txn.ID, ev txn.Event, see func(txn.State)) error {
 	_, err := e.do(ctx, request{id: id, event: ev, see: see})

@@ -68,7 +68,7 @@ type Local interface {
 	// Holds reports whether the journal of an owner is run here.
 	Holds(owner string) bool
 	Do(ctx context.Context, id txn.ID, e txn.Event) (txn.State, error)
-	// DoAndSee is Do for who wants little of the state: see may keep no slice of it.
+	// DoAndSee is Do for who wants little of the state: see may not keep the branches.
 	DoAndSee(ctx context.Context, id txn.ID, e txn.Event, see func(txn.State)) error
 	// Post feeds an event without waiting; a later Do of the same transaction does not overtake it.
 	Post(id txn.ID, e txn.Event)

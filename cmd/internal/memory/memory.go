@@ -1,5 +1,5 @@
 // Package memory keeps the memory of our processes small: it sets the collector of garbage, and gives back to the system
-// what a burst has left. It decides no figures. Start at GiveBack.
+// what a burst has left. How much that is its callers say. Start at GiveBack.
 package memory
 
 import (
@@ -22,17 +22,17 @@ func Limit(bytes int64, gcPercent int) {
 	}
 }
 
-// What is worth doing it again soon, and how long is waited at most where it is not.
+// How long nothing was collected when memory is given back, at first and at most, and what is worth doing it again soon.
 const (
-	worthIt  = 2 << 20
+	quietMin = 15 * time.Second
 	quietMax = 4 * time.Minute
+	worthIt  = 2 << 20
 )
 
-// GiveBack returns memory to the system when a burst is over, which is when nothing was collected for so long, until ctx
-// ends. The runtime alone would do it late: where little is allocated it collects every two minutes, and what it has found
+// GiveBack returns memory to the system when a burst is over, until ctx ends. The runtime alone would do it late: where little is allocated it collects every two minutes, and what it has found
 // it returns bit by bit. While there is work the collector runs more often, and this does nothing.
-func GiveBack(ctx context.Context, burst time.Duration) {
-	quiet := burst
+func GiveBack(ctx context.Context) {
+	quiet := quietMin
 	for before := uint64(0); ; {
 		select {
 		case <-ctx.Done():
@@ -41,7 +41,7 @@ func GiveBack(ctx context.Context, burst time.Duration) {
 		}
 		cycles, held := collected()
 		if cycles != before {
-			before, quiet = cycles, burst
+			before, quiet = cycles, quietMin
 			continue
 		}
 		runtime.GC() // pools keep what they have for one collection

@@ -1,0 +1,34 @@
+// Package profile takes profiles of a process of ours while a benchmark runs. It decides neither when nor of what. Start
+// at Take.
+package profile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+)
+
+// Take writes a profile to a file, as the API port at host:port gives it to who has the token. What is its name below
+// /debug/pprof/, with its query. One of processor time takes as long as it asks for.
+func Take(ctx context.Context, api, token, what, file string) error {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+api+"/debug/pprof/"+what, nil)
+	if err != nil {
+		return err
+	}
+	r.Header.Set("Authorization", "Bearer "+token)
+	res, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return err
+	}
+	data, err := io.ReadAll(res.Body)
+	if err = errors.Join(err, res.Body.Close()); err != nil {
+		return err
+	}
+	if res.StatusCode != http.StatusOK {
+		return fmt.Errorf("profile %s of %s: status %d: %s", what, api, res.StatusCode, data)
+	}
+	return os.WriteFile(file, data, 0o600)
+}

@@ -1,0 +1,20 @@
+package main
+
+// ofPorts breaks what is held of our own ports: the engine behind them answers for what is durable, the peer port reads
+// what a head has earned, and profiles are for who has the token.
+func ofPorts() []mutation {
+	const loop, auth, api, pack = "sidecar/engine/loop.go", "sidecar/peer/auth.go", "controlplane/api/api.go", "txlog/badger/pack.go"
+	const engine, peers, plane, store = "./sidecar/engine", "./sidecar/peer", "./controlplane", "./txlog/badger"
+	return []mutation{
+		{name: "who looks is answered before the append", law: "DoAndSee", file: loop, by: engine, tests: "TestDoAndSeeShowsWhatDoReturns",
+			old: "			err = err2\n		}\n		l.replyLater(r, reply{s, err})", now: "			err = err2\n		}\n		r.answer(s, err)"},
+		{name: "an old head earns its body", law: "Strangers", file: auth, by: peers, tests: "TestStrangersAreReadNoFurtherThanTheyHaveProved",
+			old: "	if err := a.fresh(h.Get(headerTime)); err != nil {\n		return err\n	}\n	return a.remember", now: "	return a.remember"},
+		{name: "a head earns its body twice", law: "Strangers", file: auth, by: peers, tests: "TestStrangersAreReadNoFurtherThanTheyHaveProved",
+			old: "		return err\n	}\n	return a.remember(h.Get(headerNonce))\n}\n\n// CheckBody", now: "		return err\n	}\n	return nil\n}\n\n// CheckBody"},
+		{name: "profiles of the control plane are for everybody", law: "Profiles", file: api, by: plane, tests: "TestProfilesAreForWhoHasTheToken",
+			old: "		if !h.hasToken(r) {\n			refuse(w, http.StatusUnauthorized, \"the token is missing or wrong; it", now: "		if false {\n			refuse(w, http.StatusUnauthorized, \"the token is missing or wrong; it"},
+		{name: "an entry goes to a row that is not its transaction's last", law: "EntriesOfATransaction", file: pack, by: store, tests: "TestEntriesOfATransactionShareARow",
+			old: "		last[e.Tx] = len(rows)\n", now: "		if _, again := last[e.Tx]; !again {\n			last[e.Tx] = len(rows)\n		}\n"},
+	}
+}
