@@ -5,6 +5,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"txmesh/interceptor/socket"
 )
 
 // upstream is one connection to an endpoint. One exchange uses it at a time.
@@ -15,7 +17,6 @@ type upstream struct {
 	reused   bool
 	since    time.Time     // it rests since then
 	idle     time.Duration // and may for so long; 0: as long as the pool keeps it
-	probe    *probe
 }
 
 // pool keeps idle connections to endpoints, the youngest in use first. It makes no connection on its own.
@@ -46,7 +47,7 @@ func (p *pool) get(ctx context.Context, endpoint string, fresh bool, within time
 		if u == nil {
 			break
 		}
-		if u.fresh() && u.probe.isOpen() {
+		if u.fresh() && socket.IsSilent(u.conn) {
 			u.reused = true
 			return u, nil
 		}
@@ -61,7 +62,8 @@ func (p *pool) get(ctx context.Context, endpoint string, fresh bool, within time
 	if err != nil {
 		return nil, err
 	}
-	return &upstream{conn: conn, in: reader{conn: conn, pool: p.bufs}, endpoint: endpoint, probe: newProbe(conn)}, nil
+	conn = socket.Quick(conn)
+	return &upstream{conn: conn, in: reader{conn: conn, pool: p.bufs}, endpoint: endpoint}, nil
 }
 
 func (p *pool) pop(endpoint string) *upstream {

@@ -9,6 +9,7 @@ import (
 
 	"txmesh/interceptor"
 	"txmesh/interceptor/proxy/h2"
+	"txmesh/interceptor/socket"
 	"txmesh/interceptor/traffic"
 )
 
@@ -55,7 +56,9 @@ type session struct {
 }
 
 func newSession(srv *server, conn net.Conn) *session {
-	s := &session{srv: srv, router: srv.routerOf(conn), conn: conn, in: reader{conn: conn, pool: srv.bufs}, to: newTaker(conn, srv.opts.Limits.WriteIdle)}
+	router := srv.routerOf(conn)
+	conn = socket.Quick(conn)
+	s := &session{srv: srv, router: router, conn: conn, in: reader{conn: conn, pool: srv.bufs}, to: newTaker(conn, srv.opts.Limits.WriteIdle)}
 	s.req.src, s.req.fill, s.req.tunes = &s.in, s.fillSlowly, s.welcomeBody
 	s.res.fill = s.fillUp
 	s.trusted = srv.opts.Trusted != nil && srv.opts.Trusted(conn.RemoteAddr())

@@ -3,6 +3,8 @@ package proxy
 import (
 	"net"
 	"time"
+
+	"txmesh/interceptor/socket"
 )
 
 // taker writes to a connection for as long as the other side takes something of it. One goroutine uses it at a time.
@@ -13,10 +15,18 @@ type taker struct {
 	plain bool      // a write that timed out can go on
 }
 
+// isPlain reports whether a connection is a socket and nothing else.
+func isPlain(conn net.Conn) bool {
+	switch conn.(type) {
+	case *net.TCPConn, *socket.Conn:
+		return true
+	}
+	return false
+}
+
 // newTaker sets the first deadline.
 func newTaker(conn net.Conn, idle time.Duration) taker {
-	_, plain := conn.(*net.TCPConn)
-	t := taker{conn: conn, idle: idle, plain: plain}
+	t := taker{conn: conn, idle: idle, plain: isPlain(conn)}
 	t.arm()
 	return t
 }

@@ -11,6 +11,9 @@ type Conn struct {
 	route Route
 }
 
+// Bare is the connection without what is known of it.
+func (c *Conn) Bare() *net.TCPConn { return c.TCPConn }
+
 // Destination is the service, if it is known, and the endpoint that the client wanted.
 func (c *Conn) Destination() (service, endpoint string) { return c.route.Service, c.route.Endpoint }
 

@@ -40,9 +40,10 @@ func arrows() []arrow {
 		{from: "interceptor/dtm", to: []string{"txn", "interceptor", "interceptor/dtm/dtmgimp"}},
 		{from: "interceptor/dtm/dtmgimp"}, // generated
 		{from: "interceptor/traffic", to: []string{"policies"}},
-		{from: "interceptor/proxy", to: []string{"txn", "interceptor", "interceptor/accept", "interceptor/proxy/h2", "interceptor/traffic", "policies"}},
-		{from: "interceptor/proxy/h2", to: []string{"interceptor", "interceptor/traffic", "policies"}},
+		{from: "interceptor/proxy", to: []string{"txn", "interceptor", "interceptor/accept", "interceptor/proxy/h2", "interceptor/socket", "interceptor/traffic", "policies"}},
+		{from: "interceptor/proxy/h2", to: []string{"interceptor", "interceptor/socket", "interceptor/traffic", "policies"}},
 		{from: "interceptor/accept", stdlib: true},
+		{from: "interceptor/socket", stdlib: true},
 		{from: "interceptor/*", to: []string{"txn", "interceptor", "interceptor/accept"}},
 		{from: "sidecar/xds", to: []string{"policies", "sidecar/xds/envoy"}},
 		{from: "sidecar/xds/envoy"}, // generated

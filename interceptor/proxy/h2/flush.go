@@ -27,8 +27,8 @@ func (l *link) flush(b *batch) {
 	for p := l.outgoing(); p != nil; p = l.outgoing() {
 		l.mu.Unlock()
 		n, err := 0, error(nil)
-		if l.direct != nil {
-			n, err = l.direct.write(p)
+		if l.plain != nil {
+			n, err = l.plain.Try(p)
 		}
 		if err == nil && n < len(p) {
 			go l.drain(p, n)

@@ -13,6 +13,8 @@ import (
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+
+	"txmesh/interceptor/socket"
 )
 
 var errDead = errors.New("peer does not answer a ping")
@@ -37,7 +39,7 @@ type role interface {
 type link struct {
 	srv      *Server
 	conn     net.Conn
-	direct   *direct // nil: the connection can only be written to with blocking
+	plain    *socket.Conn // nil: the connection can only be written to with blocking
 	role     role
 	client   bool   // the other side is a client
 	endpoint string // else this endpoint
@@ -79,8 +81,9 @@ func (o outbox) Write(p []byte) (int, error) {
 }
 
 func newLink(srv *Server, conn net.Conn, br *bufio.Reader, client bool) *link {
+	plain, _ := conn.(*socket.Conn)
 	l := &link{
-		srv: srv, conn: conn, direct: newDirect(conn), client: client, active: time.Now(),
+		srv: srv, conn: conn, plain: plain, client: client, active: time.Now(),
 		maxFrame: frameMax, initial: 65535, window: 65535, limit: 100, streams: map[uint32]*stream{},
 	}
 	l.drained = sync.NewCond(&l.mu)

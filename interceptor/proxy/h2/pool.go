@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+
+	"txmesh/interceptor/socket"
 )
 
 // spread is the number of streams on each connection to an endpoint from which on another one is opened: one connection
@@ -207,6 +209,7 @@ func (p *pool) open(h *host, within time.Duration) (*upstream, error) {
 	if err != nil {
 		return nil, err
 	}
+	conn = socket.Quick(conn)
 	u := &upstream{link: newLink(p.srv, conn, bufio.NewReaderSize(conn, readBuffer), false), host: h, alive: make(chan struct{})}
 	u.role, u.next, u.endpoint = u, 1, h.name
 	var b batch
