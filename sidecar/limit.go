@@ -5,6 +5,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"txmesh/interceptor/socket"
 )
 
 // limited is a listener that has so many connections at a time. It closes the others, and tells them why if they speak
@@ -46,7 +48,7 @@ func (l *limited) Accept() (net.Conn, error) {
 		}
 		select {
 		case l.slots <- struct{}{}:
-			return &slotted{Conn: c, free: sync.OnceFunc(func() { <-l.slots })}, nil
+			return &slotted{Conn: socket.Quick(c), free: sync.OnceFunc(func() { <-l.slots })}, nil
 		default:
 			l.refused()
 			select {

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
+
+	"txmesh/interceptor/socket"
 )
 
 // closeMax bounds how long the farewell of TLS may wait for a client that reads nothing.
@@ -42,7 +44,7 @@ func (i *Identity) Client(ctx context.Context, raw net.Conn, protocols ...string
 		config = config.Clone()
 		config.NextProtos = protocols
 	}
-	bare := &capped{Conn: raw}
+	bare := &capped{Conn: socket.Quick(raw)}
 	c := &clientConn{Conn: tls.Client(bare, config), bare: bare, i: i}
 	if err := c.HandshakeContext(ctx); err != nil {
 		raw.Close() // the handshake has told the other side

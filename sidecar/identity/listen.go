@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"txmesh/interceptor/socket"
 )
 
 // Mode says what a listener takes.
@@ -56,7 +58,7 @@ func (l *listener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &serverConn{Conn: raw, i: l.i, mode: l.mode, protocols: l.protocols}, nil
+	return &serverConn{Conn: socket.Quick(raw), i: l.i, mode: l.mode, protocols: l.protocols}, nil
 }
 
 // serverConn is an accepted connection: TLS or plain, as its first byte says.

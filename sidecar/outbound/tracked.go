@@ -3,8 +3,9 @@ package outbound
 import (
 	"errors"
 	"net"
-	"syscall"
 	"time"
+
+	"txmesh/interceptor/socket"
 )
 
 // errStale says that the server had closed a kept connection before anything was written to it.
@@ -33,31 +34,11 @@ func (c *tracked) Read(p []byte) (int, error) {
 
 // Write implements net.Conn.
 func (c *tracked) Write(p []byte) (int, error) {
-	if !c.read.IsZero() && time.Since(c.read) > idleMin && c.isOver() {
+	if !c.read.IsZero() && time.Since(c.read) > idleMin && !socket.IsSilent(c.Conn) {
 		return 0, errStale
 	}
 	c.read = time.Time{}
 	return c.Conn.Write(p)
-}
-
-// isOver reports whether there is anything to read, the end included: between two requests nothing else comes.
-func (c *tracked) isOver() bool {
-	sc, ok := c.Conn.(syscall.Conn)
-	if !ok {
-		return false
-	}
-	raw, err := sc.SyscallConn()
-	if err != nil {
-		return true
-	}
-	over := false
-	err = raw.Read(func(fd uintptr) bool {
-		var b [1]byte
-		_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		over = !errors.Is(err, syscall.EAGAIN)
-		return true
-	})
-	return over || err != nil
 }
 
 // Close implements net.Conn.

@@ -17,6 +17,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"txmesh/interceptor"
+	"txmesh/interceptor/socket"
 )
 
 // endpointsMax bounds the connection pools that are kept.
@@ -83,7 +84,7 @@ func (t *transport) openRaw(ctx context.Context, scheme, endpoint string) (net.C
 }
 
 func (t *transport) track(conn net.Conn) *tracked {
-	c := &tracked{Conn: conn, t: t}
+	c := &tracked{Conn: socket.Quick(conn), t: t}
 	t.connMu.Lock()
 	defer t.connMu.Unlock()
 	t.conns[c] = struct{}{}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"txmesh/interceptor"
+	"txmesh/interceptor/socket"
 	"txmesh/policies"
 	"txmesh/txn"
 )
@@ -58,7 +59,11 @@ func (c *Client) DialBy(dial func(ctx context.Context, network, address string) 
 	c.transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
 		ctx, cancel := context.WithTimeout(ctx, within)
 		defer cancel()
-		return dial(ctx, network, address)
+		conn, err := dial(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		return socket.Quick(conn), nil
 	}
 }
 

@@ -48,9 +48,9 @@ func arrows() []arrow {
 		{from: "sidecar/xds", to: []string{"policies", "sidecar/xds/envoy"}},
 		{from: "sidecar/xds/envoy"}, // generated
 		{from: "sidecar/takeover", to: []string{"txlog"}},
-		{from: "sidecar/identity", to: []string{"sidecar/xds/envoy"}}, // it knows certificates, no transaction
+		{from: "sidecar/identity", to: []string{"interceptor/socket", "sidecar/xds/envoy"}}, // it knows certificates, no transaction
 		{from: "sidecar/identity/identitytest"},
-		{from: "sidecar/*", to: []string{"txn", "txn/barrier", "txlog", "policies", "interceptor", "sidecar/engine"}},
+		{from: "sidecar/*", to: []string{"txn", "txn/barrier", "txlog", "policies", "interceptor", "interceptor/socket", "sidecar/engine"}},
 		{from: "controlplane/authority", to: []string{"controlplane/keep"}},
 		{from: "controlplane/api", to: []string{"controlplane/authority"}},
 		{from: "controlplane/*", to: []string{"txn", "policies"}},
