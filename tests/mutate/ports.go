@@ -4,6 +4,7 @@ package main
 // what a head has earned, and profiles are for who has the token.
 func ofPorts() []mutation {
 	const loop, auth, api, pack = "sidecar/engine/loop.go", "sidecar/peer/auth.go", "controlplane/api/api.go", "txlog/badger/pack.go"
+	const quick, sockets = "interceptor/socket/conn.go", "./interceptor/socket"
 	const engine, peers, plane, store = "./sidecar/engine", "./sidecar/peer", "./controlplane", "./txlog/badger"
 	return []mutation{
 		{name: "who looks is answered before the append", law: "DoAndSee", file: loop, by: engine, tests: "TestDoAndSeeShowsWhatDoReturns",
@@ -16,5 +17,11 @@ func ofPorts() []mutation {
 			old: "		if !h.hasToken(r) {\n			refuse(w, http.StatusUnauthorized, \"the token is missing or wrong; it", now: "		if false {\n			refuse(w, http.StatusUnauthorized, \"the token is missing or wrong; it"},
 		{name: "an entry goes to a row that is not its transaction's last", law: "EntriesOfATransaction", file: pack, by: store, tests: "TestEntriesOfATransactionShareARow",
 			old: "		last[e.Tx] = len(rows)\n", now: "		if _, again := last[e.Tx]; !again {\n			last[e.Tx] = len(rows)\n		}\n"},
+		{name: "what a full socket leaves has been written", law: "TestBytesArriveWhole", file: quick, by: sockets, tests: "TestBytesArriveWhole",
+			old: "return w.once || errs != syscall.EAGAIN", now: "return true"},
+		{name: "what a write took before its time was over goes once more", law: "TestWriteGoesOn", file: quick, by: sockets, tests: "TestWriteGoesOnAfterATimeOut",
+			old: "	n := len(p) - len(w.p)\n	w.p = nil\n", now: "	n := len(p) - len(w.p)\n	if err != nil {\n		n = 0\n	}\n	w.p = nil\n"},
+		{name: "a kept connection that was spoken on is silent", law: "TestIsSilent", file: quick, by: sockets, tests: "TestIsSilent",
+			old: "l.silent = errs == syscall.EAGAIN", now: "l.silent = errs == syscall.EAGAIN || errs == 0"},
 	}
 }
