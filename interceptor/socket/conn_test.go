@@ -53,6 +53,11 @@ func bare(t *testing.T) (client, server *net.TCPConn) {
 func TestBytesArriveWhole(t *testing.T) {
 	q, other := pair(t)
 	want := bytes.Repeat([]byte("0123456789abcdef"), 1<<19)
+	for _, c := range []net.Conn{q, other} {
+		if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil { // what got lost never comes
+			t.Fatal(err)
+		}
+	}
 	var all sync.WaitGroup
 	for _, way := range []struct{ from, to net.Conn }{{q, other}, {other, q}} {
 		all.Go(func() {

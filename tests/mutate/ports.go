@@ -17,11 +17,11 @@ func ofPorts() []mutation {
 			old: "		if !h.hasToken(r) {\n			refuse(w, http.StatusUnauthorized, \"the token is missing or wrong; it", now: "		if false {\n			refuse(w, http.StatusUnauthorized, \"the token is missing or wrong; it"},
 		{name: "an entry goes to a row that is not its transaction's last", law: "EntriesOfATransaction", file: pack, by: store, tests: "TestEntriesOfATransactionShareARow",
 			old: "		last[e.Tx] = len(rows)\n", now: "		if _, again := last[e.Tx]; !again {\n			last[e.Tx] = len(rows)\n		}\n"},
-		{name: "what a full socket leaves has been written", law: "TestBytesArriveWhole", file: quick, by: sockets, tests: "TestBytesArriveWhole",
+		{name: "what a full socket leaves has been written", law: "BytesArriveWhole", file: quick, by: sockets, tests: "TestBytesArriveWhole",
 			old: "return w.once || errs != syscall.EAGAIN", now: "return true"},
-		{name: "what a write took before its time was over goes once more", law: "TestWriteGoesOn", file: quick, by: sockets, tests: "TestWriteGoesOnAfterATimeOut",
+		{name: "what a write took before its time was over goes once more", law: "WriteGoesOn", file: quick, by: sockets, tests: "TestWriteGoesOnAfterATimeOut",
 			old: "	n := len(p) - len(w.p)\n	w.p = nil\n", now: "	n := len(p) - len(w.p)\n	if err != nil {\n		n = 0\n	}\n	w.p = nil\n"},
-		{name: "a kept connection that was spoken on is silent", law: "TestIsSilent", file: quick, by: sockets, tests: "TestIsSilent",
+		{name: "a kept connection that was spoken on is silent", law: "IsSilent", file: quick, by: sockets, tests: "TestIsSilent",
 			old: "l.silent = errs == syscall.EAGAIN", now: "l.silent = errs == syscall.EAGAIN || errs == 0"},
 	}
 }
