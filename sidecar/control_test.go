@@ -77,7 +77,7 @@ func (p *plane) start(address string) {
 	p.address, p.server = l.Addr().String(), grpc.NewServer(p.secure...)
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(p.server,
 		serverv3.NewServer(context.Background(), mux, seen, delta.DeactivateLegacyWildcard()))
-	go func() { _ = p.server.Serve(l) }() // ends with the test
+	go func(s *grpc.Server) { _ = s.Serve(l) }(p.server) // ends with the test, or before the next one starts
 }
 
 func (p *plane) put(url, name string, r types.Resource) {
