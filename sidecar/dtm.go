@@ -27,7 +27,7 @@ func (s *Sidecar) newDTM(version string) *dtm.Service {
 		NewGID: func() string { return ulid.Make().String() }, Version: version,
 		Defaults: dtm.Defaults{TimeoutToFail: s.cfg.DTM.TimeoutToFail, RetryInterval: s.cfg.DTM.RetryInterval,
 			RetryMax: s.cfg.DTM.RetryMax, RequestTimeout: s.cfg.DTM.RequestTimeout, ResumeAfter: s.cfg.DTM.ResumeAfter},
-		Alerts: dtm.Alerts{URL: s.cfg.DTM.AlertURL, After: s.cfg.DTM.AlertAfter}, BodyMax: s.cfg.MaxBody, Now: time.Now, Log: s.log})
+		Alerts: dtm.Alerts{URL: s.cfg.DTM.AlertURL, After: s.cfg.DTM.AlertAfter, Dial: s.dial}, BodyMax: s.cfg.MaxBody, Now: time.Now, Log: s.log})
 }
 
 // takeOver gives the API the door's way to begin what a server of DTM has begun.

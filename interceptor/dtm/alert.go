@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"sync"
 	"time"
@@ -17,6 +18,8 @@ import (
 type Alerts struct {
 	URL   string
 	After int // failed tries of one op
+	// Dial opens the connections; nil: that of net/http.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // The pace of alerts: a hook that does not answer is tried again with growing pauses, and what cannot be told in time is
@@ -53,7 +56,13 @@ type alerter struct {
 }
 
 func newAlerter(opt Alerts, log *slog.Logger) *alerter {
-	a := &alerter{opt: opt, log: log, client: &http.Client{Timeout: alertTimeout}, waiting: make(chan alert, alertsWaitingMax),
+	client := &http.Client{Timeout: alertTimeout}
+	if opt.Dial != nil {
+		t := http.DefaultTransport.(*http.Transport).Clone()
+		t.DialContext = opt.Dial
+		client.Transport = t
+	}
+	a := &alerter{opt: opt, log: log, client: client, waiting: make(chan alert, alertsWaitingMax),
 		told: map[string]time.Time{}}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	if opt.URL != "" {

@@ -1,10 +1,12 @@
 package dtm
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -112,4 +114,21 @@ func TestAlertHoldsNobodyUp(t *testing.T) {
 			t.Errorf("%d alerts and the end took %v, want no time", 3*alertsWaitingMax, took)
 		}
 	})
+}
+
+// TestAlertsGoOutByTheDoorsOwnWay: in a pod whose calls are redirected, only marked connections leave as they are.
+func TestAlertsGoOutByTheDoorsOwnWay(t *testing.T) {
+	dialled := make(chan string, 1)
+	a := newAlerter(Alerts{URL: "http://hook:81/alert", After: 1, Dial: func(_ context.Context, _, address string) (net.Conn, error) {
+		select {
+		case dialled <- address:
+		default:
+		}
+		return nil, errors.New("the hook is down")
+	}}, slog.New(slog.DiscardHandler))
+	defer a.close()
+	a.failed(failing(txn.Undo, 1), "answered 500")
+	if got := <-dialled; got != "hook:81" {
+		t.Errorf("dialled %q", got)
+	}
 }
