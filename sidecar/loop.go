@@ -11,7 +11,7 @@ import (
 
 // dialApp opens a connection to the application, unless it would be one to a port that forwards to it again.
 func (s *Sidecar) dialApp(ctx context.Context, network, address string) (net.Conn, error) {
-	conn, err := new(net.Dialer).DialContext(ctx, network, address)
+	conn, err := s.dial(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}

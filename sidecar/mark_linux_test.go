@@ -19,17 +19,7 @@ func TestConnectionsToSharedStoresCarryTheMark(t *testing.T) {
 		t.Skip("left out: to mark a connection needs CAP_NET_ADMIN; run it as root")
 	}
 	const mark = 0x1ca9
-	cfg := config(t, "a/b", "127.0.0.1:1")
-	cfg.Redirect.Mark = mark
-	s, err := New(cfg, "test", slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := s.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	s := marked(t, mark)
 	for _, scheme := range []string{"postgres", "mysql", "etcd"} {
 		t.Run(scheme, func(t *testing.T) {
 			l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -88,4 +78,43 @@ func portOf4(a unix.Sockaddr, err error) int {
 		return v4.Port
 	}
 	return 0
+}
+
+// Where loopback is redirected too, an unmarked connection to the application would come back as a call of it.
+func TestConnectionsToTheApplicationCarryTheMark(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("left out: to mark a connection needs CAP_NET_ADMIN; run it as root")
+	}
+	const mark = 0x1ca9
+	s := marked(t, mark)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := s.dialApp(t.Context(), "tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if diff := cmp.Diff(mark, markOf(t, c.LocalAddr(), c.RemoteAddr())); diff != "" {
+		t.Errorf("the mark of a connection to the application differs (-want +got):\n%s", diff)
+	}
+}
+
+// marked is a sidecar that marks its connections, not started.
+func marked(t *testing.T, mark uint32) *Sidecar {
+	t.Helper()
+	cfg := config(t, "a/b", "127.0.0.1:1")
+	cfg.Redirect.Mark = mark
+	s, err := New(cfg, "test", slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
 }
