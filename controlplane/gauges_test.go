@@ -50,6 +50,7 @@ func untilGauges(t *testing.T, what string, p *plane, want map[string]string) {
 }
 
 func TestGaugesFollowWhatHappens(t *testing.T) {
+	t.Parallel()
 	one := start(t, inSecure)
 	two := start(t, func(c *Config) {
 		inSecure(c)
@@ -92,6 +93,7 @@ func TestGaugesFollowWhatHappens(t *testing.T) {
 
 // TestFrozenIsToldByTimeAlone, to gauges and to other replicas.
 func TestFrozenIsToldByTimeAlone(t *testing.T) {
+	t.Parallel()
 	one := start(t, func(c *Config) {
 		inSecure(c)
 		c.Heartbeat = 100 * time.Millisecond
@@ -116,6 +118,7 @@ func TestFrozenIsToldByTimeAlone(t *testing.T) {
 
 // TestNothingIsMadeAnewWhileNothingHappens: heartbeats and their answers are all that an idle fleet costs.
 func TestNothingIsMadeAnewWhileNothingHappens(t *testing.T) {
+	t.Parallel()
 	p := start(t, func(c *Config) {
 		inSecure(c)
 		c.Heartbeat = 50 * time.Millisecond
