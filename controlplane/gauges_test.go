@@ -55,6 +55,7 @@ func TestGaugesFollowWhatHappens(t *testing.T) {
 	two := start(t, func(c *Config) {
 		inSecure(c)
 		c.Name, c.Policies, c.Replicas = "two", one.cfg.Policies, []string{one.Listen}
+		c.Grace = time.Hour // what the other replica told stays when it has gone
 	})
 	both := func(what, state string) {
 		t.Helper()

@@ -146,7 +146,8 @@ func (c *ControlPlane) setOther(address string, err error) {
 	c.mu.Lock()
 	o := c.others[address]
 	was := o.connected
-	o.connected, o.err, c.recount = err == nil, err, true
+	o.connected, o.err = err == nil, err
+	c.recount = c.recount || o.connected != was
 	c.mu.Unlock()
 	switch {
 	case err == nil && !was:

@@ -86,6 +86,25 @@ func TestSidecarStaysForItsGraceTime(t *testing.T) {
 	}
 }
 
+func TestServiceIsForgottenAnHourAfterItsLastSidecarWent(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		left bool
+		want time.Time
+	}{{"it left and came back to another", true, at(1 + 3600)}, {"it became another's", false, at(5 + 3600)}} {
+		d := New(options)
+		d.Join(at(0), Here("1"), sidecar(t, "A", "x/y", nil))
+		if tt.left {
+			d.Leave(at(1), Here("1"), "A")
+		}
+		d.Join(at(5), Here("2"), sidecar(t, "A", "x/z", nil))
+		v := d.View(at(5))
+		if diff := cmp.Diff(map[string]string{"x/y": "", "x/z": "A"}, ownersOf(v.Assignments)); diff != "" || !v.Next.Equal(tt.want) {
+			t.Errorf("%s: next %v, want %v; owners (-want +got):\n%s", tt.name, v.Next, tt.want, diff)
+		}
+	}
+}
+
 func TestOneOfTwoStreamsIsEnough(t *testing.T) {
 	d := New(options)
 	d.Join(at(0), Here("1"), sidecar(t, "A", "x/y", nil))
@@ -297,14 +316,14 @@ func TestOnlyWhatChangedIsMadeAnew(t *testing.T) {
 // TestViewsOfBeforeDoNotShow: a view is that of a directory to which the same has been said and which was never asked.
 func TestViewsOfBeforeDoNotShow(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
-	for range 300 {
+	for range 500 {
 		asked, other := New(options), New(options)
 		second, next, log := 0, time.Time{}, []string(nil)
 		for range 40 {
-			second += []int{0, 1, 2, 5, 20, 100, 3700}[r.IntN(7)]
+			second += []int{0, 1, 2, 3, 5, 5, 20, 100, 3700}[r.IntN(9)]
 			owner, stream, service := string(rune('A'+r.IntN(4))), fmt.Sprint(r.IntN(3)), []string{"x/y", "x/z"}[r.IntN(2)]
 			n := sidecar(t, owner, service, map[string]any{"incarnation": fmt.Sprint(r.IntN(2)), "home": "~" + service})
-			kind := r.IntN(4)
+			kind := r.IntN(6) // the last two: nothing, but it is asked
 			log = append(log, fmt.Sprintf("%d s: %d %s %s %s", second, kind, owner, stream, service))
 			for _, d := range []*Directory{asked, other} {
 				switch kind {

@@ -363,6 +363,47 @@ func TestWhoFreezesAndThawsIsTold(t *testing.T) {
 	look("who is gone is not frozen")
 }
 
+// TestSecondAnswerOwed: who was frozen by one answer may owe another, which nobody looked at meanwhile.
+func TestSecondAnswerOwed(t *testing.T) {
+	at := &clock{at: time.Unix(1000, 0)}
+	b := newBenchAt(t, at.now, func() (Caller, error) { return Caller{}, nil })
+	if err := b.server.SetHeartbeat(1, at.now()); err != nil {
+		t.Fatal(err)
+	}
+	a, c := b.client("A"), b.client("C")
+	a.Subscribe(resource.RuntimeType, "*")
+	beat := a.Next()
+	at.pass(10 * time.Second)
+	c.Subscribe(resource.RuntimeType, "*")
+	c.Next()
+	told := func() (ids []string) {
+		b.server.Look()
+		for len(b.changed) > 0 {
+			ids = append(ids, <-b.changed)
+		}
+		return ids
+	}
+	at.pass(10 * time.Second)
+	got := [][]string{told()} // A is frozen
+	set(t, b.server, "v1", "a", "1")
+	a.Subscribe(policyType, "*")
+	a.Next()
+	at.pass(10 * time.Second)
+	got = append(got, told()) // C is
+	a.Ack(beat)
+	at.pass(1)
+	if err := b.server.SetHeartbeat(2, at.now()); err != nil {
+		t.Fatal(err)
+	}
+	a.Ack(a.Next())
+	got = append(got, told()) // A is no more
+	at.pass(10 * time.Second)
+	got = append(got, told()) // A has still not answered about the policies
+	if d := cmp.Diff([][]string{{"A/1"}, {"C/1"}, {"A/1"}, {"A/1"}}, got); d != "" {
+		t.Errorf("told (-want +got):\n%s", d)
+	}
+}
+
 func TestStreamsAreCounted(t *testing.T) {
 	b := newBench(t)
 	want := func(when string, sidecars, others int) {
