@@ -43,18 +43,20 @@ type ControlPlane struct {
 	local     *http.Server
 	dirty     chan struct{} // the directory, or what is known of its members, has changed
 
-	mu      sync.Mutex // guards all below
-	here    map[string]connected
-	others  map[string]*other
-	problem string // why the newest policies are not in force
-	started bool
+	mu       sync.Mutex // guards all below
+	here     map[string]connected
+	others   map[string]*other
+	outdated map[string]bool // owners whose acceptance may be another than the directory knows
+	recount  bool            // what the gauges count may be another
+	problem  string          // why the newest policies are not in force
+	started  bool
 }
 
 // New wires the parts. Nothing runs and no port is open before Run. Close it in any case.
 func New(cfg Config, version string, log *slog.Logger) (*ControlPlane, error) {
 	c := &ControlPlane{cfg: cfg, log: log, metrics: newMetrics(version), source: source.Directory{Paths: cfg.Policies},
 		directory: directory.New(directory.Options{Grace: cfg.Grace, Lease: cfg.Lease, Offer: cfg.Takeover}),
-		dirty:     make(chan struct{}, 1), here: map[string]connected{}, others: map[string]*other{}}
+		dirty:     make(chan struct{}, 1), here: map[string]connected{}, others: map[string]*other{}, outdated: map[string]bool{}, recount: true}
 	for _, address := range cfg.Replicas {
 		c.others[address] = &other{}
 	}
@@ -76,7 +78,7 @@ func (c *ControlPlane) wire() error {
 		return fmt.Errorf("token-file: %w", err)
 	}
 	c.xds = xds.New(xds.Options{Credentials: port.Credentials(), Authenticate: c.authenticate, Joined: c.joined, Left: c.left,
-		Changed: c.wake, Answered: c.metrics.onAnswered, Refused: c.metrics.onRefused, Beat: c.cfg.Heartbeat, Now: time.Now, Log: c.log})
+		Changed: c.outdate, Answered: c.metrics.onAnswered, Refused: c.metrics.onRefused, Beat: c.cfg.Heartbeat, Now: time.Now, Log: c.log})
 	if err := c.setSecrets(); err != nil {
 		return err
 	}

@@ -2,12 +2,15 @@ package controlplane
 
 import (
 	"context"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"txmesh/controlplane/api"
-	"txmesh/controlplane/directory"
 	"txmesh/controlplane/source"
 )
 
@@ -29,6 +32,24 @@ func (c *ControlPlane) wake() {
 	case c.dirty <- struct{}{}:
 	default:
 	}
+}
+
+// outdate has what is known of a sidecar told and counted anew. It never blocks.
+func (c *ControlPlane) outdate(n *core.Node) {
+	owner, _, _ := strings.Cut(n.GetId(), "/")
+	c.mu.Lock()
+	c.outdated[owner], c.recount = true, true
+	c.mu.Unlock()
+	c.wake()
+}
+
+// takeOutdated returns the owners that were outdated since it was last called.
+func (c *ControlPlane) takeOutdated() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	owners := slices.Collect(maps.Keys(c.outdated))
+	clear(c.outdated)
+	return owners
 }
 
 // publishLoop hands out what follows from the directory when it changes, and when time alone changes it.
@@ -70,13 +91,10 @@ func (c *ControlPlane) gather(ctx context.Context) bool {
 
 // publish returns when it should be called next without a cause.
 func (c *ControlPlane) publish(now time.Time) time.Time {
-	v := c.directory.View(now)
-	for _, a := range v.Here {
-		for _, e := range a.GetEndpoints()[0].GetLbEndpoints() {
-			meta := e.GetMetadata().GetFilterMetadata()
-			meta[acceptanceKey] = c.acceptanceOf(meta[directory.MetadataKey].GetFields()["owner"].GetStringValue())
-		}
+	for _, owner := range c.takeOutdated() {
+		c.directory.Accept(owner, c.acceptanceOf(owner))
 	}
+	v := c.directory.View(now)
 	if err := c.xds.SetEndpoints(v.Assignments, v.Here); err != nil {
 		c.log.Error("peers not handed out", "error", err)
 	}
@@ -108,7 +126,7 @@ func (c *ControlPlane) update(u source.Update) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.problem = problem
+	c.problem, c.recount = problem, true
 }
 
 func (c *ControlPlane) beatLoop(ctx context.Context) {
@@ -118,7 +136,6 @@ func (c *ControlPlane) beatLoop(ctx context.Context) {
 		if err := c.xds.SetHeartbeat(count, time.Now()); err != nil {
 			c.log.Error("no heartbeat", "error", err)
 		}
-		c.wake() // who is frozen is known by time alone
 	}
 	beat()
 	every(ctx, c.cfg.Heartbeat, beat)
@@ -151,7 +168,10 @@ func (c *ControlPlane) settle(ctx context.Context) {
 }
 
 func (c *ControlPlane) gaugeLoop(ctx context.Context) {
-	every(ctx, reportEvery, func() { c.metrics.gauges(c) })
+	every(ctx, reportEvery, func() {
+		c.xds.Look() // who is frozen is known by time alone
+		c.metrics.gauges(c)
+	})
 }
 
 func every(ctx context.Context, d time.Duration, do func()) {
@@ -166,9 +186,6 @@ func every(ctx context.Context, d time.Duration, do func()) {
 		}
 	}
 }
-
-// acceptanceKey is where endpoints carry, for other replicas, how their sidecar has taken the policies.
-const acceptanceKey = "txmesh.acceptance"
 
 func (c *ControlPlane) acceptanceOf(owner string) *structpb.Struct {
 	c.mu.Lock()

@@ -75,7 +75,7 @@ func (c *ControlPlane) joined(stream string, n *core.Node) error {
 	}
 	c.directory.Join(time.Now(), directory.Here(stream), node)
 	c.log.Info("sidecar connected", "owner", node.Owner, "service", node.Service, "inbound", node.Inbound)
-	c.wake()
+	c.outdate(n)
 	return nil
 }
 
@@ -88,7 +88,7 @@ func (c *ControlPlane) left(stream string, n *core.Node) {
 	c.mu.Unlock()
 	c.directory.Leave(time.Now(), directory.Here(stream), owner)
 	c.log.Info("sidecar gone", "owner", owner)
-	c.wake()
+	c.outdate(n)
 }
 
 // follow learns from the other replicas which sidecars they have.
@@ -130,13 +130,13 @@ func (c *ControlPlane) heard(address string, all map[string]*endpoint.ClusterLoa
 					c.log.Warn("sidecar of another replica not understood", "replica", address, "error", err)
 					continue
 				}
-				nodes, states[n.Owner] = append(nodes, n), meta[acceptanceKey]
+				nodes, states[n.Owner] = append(nodes, n), meta[directory.AcceptanceKey]
 			}
 		}
 	}
 	c.mu.Lock()
 	o := c.others[address]
-	o.nodes, o.states = nodes, states
+	o.nodes, o.states, c.recount = nodes, states, true
 	c.mu.Unlock()
 	c.directory.Replace(time.Now(), address, nodes)
 	c.wake()
@@ -147,6 +147,7 @@ func (c *ControlPlane) setOther(address string, err error) {
 	o := c.others[address]
 	was := o.connected
 	o.connected, o.err = err == nil, err
+	c.recount = c.recount || o.connected != was
 	c.mu.Unlock()
 	switch {
 	case err == nil && !was:

@@ -118,6 +118,9 @@ func (m *metrics) gauges(c *ControlPlane) {
 	m.streams[0].Update(float64(sidecars))
 	m.streams[1].Update(float64(others))
 	m.rootExpires.Update(time.Until(c.authority.Expires()).Seconds())
+	if !c.takeRecount() {
+		return
+	}
 	st, states := c.status(), map[api.State]int{}
 	for _, s := range st.Sidecars {
 		states[s.State]++
@@ -132,4 +135,13 @@ func (m *metrics) gauges(c *ControlPlane) {
 		}
 	}
 	m.replicas.Update(float64(connected))
+}
+
+// takeRecount reports whether what the gauges count may be another since it was last called.
+func (c *ControlPlane) takeRecount() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	recount := c.recount
+	c.recount = false
+	return recount
 }

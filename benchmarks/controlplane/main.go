@@ -27,9 +27,9 @@ func main() {
 	flag.IntVar(&o.services, "services", 40, "services that they are spread over")
 	flag.IntVar(&o.policies, "policies", 40, "policy documents")
 	flag.IntVar(&o.changes, "changes", 7, "changes of one document that are timed")
-	flag.DurationVar(&o.idle, "idle", 10*time.Second, "pause before the memory is looked at once more")
+	flag.DurationVar(&o.idle, "idle", 10*time.Second, "pause before the memory is looked at once more, and whose processor time is told")
 	flag.StringVar(&o.binary, "binary", "bin/txmesh-controlplane", "the control plane; make build makes it")
-	flag.StringVar(&o.profile, "profile", "", "file for a profile of the control plane's heap when it has idled, and .goroutine beside it; empty: none")
+	flag.StringVar(&o.profile, "profile", "", "file for a profile of the control plane's heap when it has idled, .goroutine beside it, and .cpu of the pause; empty: none")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -85,11 +85,11 @@ func run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(o.idle):
+	busy, err := p.idle(ctx, o.idle, o.profile)
+	if err != nil {
+		return err
 	}
+	fmt.Printf("processor of the control plane while nothing happens: %.1f %% of one, over %v\n", 100*busy.Seconds()/o.idle.Seconds(), o.idle)
 	idle, err := p.memory()
 	if err != nil {
 		return err

@@ -20,6 +20,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"txmesh/benchmarks/profile"
 )
@@ -101,6 +102,31 @@ func (p *plane) end() error {
 		return fmt.Errorf("end the control plane: %w", err)
 	}
 	return p.cmd.Wait()
+}
+
+// idle waits, and returns the processor time that the control plane has used meanwhile. What it did is written beside file.
+func (p *plane) idle(ctx context.Context, d time.Duration, file string) (time.Duration, error) {
+	before, err := profile.CPU(p.cmd.Process.Pid)
+	if err != nil {
+		return 0, err
+	}
+	var profiled chan error
+	if file != "" {
+		profiled = make(chan error, 1)
+		go func() {
+			profiled <- profile.Take(ctx, p.ready.API, token, fmt.Sprintf("profile?seconds=%d", max(int(d.Seconds()), 1)), file+".cpu")
+		}()
+	}
+	select {
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	case <-time.After(d):
+	}
+	after, err := profile.CPU(p.cmd.Process.Pid)
+	if err == nil && profiled != nil {
+		err = <-profiled
+	}
+	return after - before, err
 }
 
 // profile writes what the control plane's heap and goroutines consist of.

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/valyala/fasthttp"
+
+	"txmesh/benchmarks/profile"
 )
 
 const token = "0123456789abcdef0123456789abcdef"
@@ -105,22 +107,7 @@ func (b *bench) lastError() error {
 }
 
 // cpu is the processor time that the sidecar has used.
-func (b *bench) cpu() (time.Duration, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", b.cmd.Process.Pid))
-	if err != nil {
-		return 0, err
-	}
-	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
-	var ticks int64
-	for _, f := range fields[11:13] { // utime and stime, in hundredths of a second
-		n, err := strconv.ParseInt(f, 10, 64)
-		if err != nil {
-			return 0, err
-		}
-		ticks += n
-	}
-	return time.Duration(ticks) * 10 * time.Millisecond, nil
-}
+func (b *bench) cpu() (time.Duration, error) { return profile.CPU(b.cmd.Process.Pid) }
 
 // restart starts a new sidecar with a journal of its own.
 func (b *bench) restart() error {

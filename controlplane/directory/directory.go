@@ -7,6 +7,9 @@ package directory
 import (
 	"sync"
 	"time"
+
+	endpoint "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	"google.golang.org/protobuf/types/known/structpb"
 )
 
 // Options are the times of a Directory.
@@ -22,14 +25,25 @@ type Directory struct {
 
 	mu       sync.Mutex // guards all below
 	members  map[string]*member
-	services map[string]time.Time // when each last had a member
+	gone     map[string]*member // those of the members whom time alone changes
+	services map[string]*service
 }
 
 // member is one owner. It is here as long as some source says so.
 type member struct {
-	node    Node
-	sources map[string]Node // where it is connected: "here STREAM", or the name of a replica
-	gone    time.Time       // since when there is none; zero: there is one
+	node       Node
+	sources    map[string]Node // where it is connected: "here STREAM", or the name of a replica
+	gone       time.Time       // since when there is none; zero: there is one
+	acceptance *structpb.Struct
+}
+
+// service keeps what was made of its members until one of them is another: most of them are the same for days.
+type service struct {
+	members map[string]*member
+	last    time.Time // when the last of them went
+
+	all, here *endpoint.ClusterLoadAssignment // nil: to be made anew
+	until     time.Time                       // when time alone makes all another; zero: never
 }
 
 // emptyMax is how long a service without any sidecar stays known, so that its callers see no endpoints rather than no
@@ -38,7 +52,7 @@ const emptyMax = time.Hour
 
 // New returns a Directory without members.
 func New(opt Options) *Directory {
-	return &Directory{opt: opt, members: map[string]*member{}, services: map[string]time.Time{}}
+	return &Directory{opt: opt, members: map[string]*member{}, gone: map[string]*member{}, services: map[string]*service{}}
 }
 
 // Join says that a sidecar is connected by a source.
@@ -53,10 +67,41 @@ func (d *Directory) join(now time.Time, source string, n Node) {
 	if m == nil {
 		m = &member{sources: map[string]Node{}}
 		d.members[n.Owner] = m
+	} else if m.node.Service != n.Service {
+		if m.gone.IsZero() {
+			d.services[m.node.Service].last = now
+		}
+		d.quit(m)
 	}
 	m.node, m.gone = n, time.Time{}
 	m.sources[source] = n
-	d.services[n.Service] = now
+	delete(d.gone, n.Owner)
+	s := d.services[n.Service]
+	if s == nil {
+		s = &service{members: map[string]*member{}}
+		d.services[n.Service] = s
+	}
+	s.members[n.Owner] = m
+	s.outdate()
+}
+
+// quit takes a member out of its service.
+func (d *Directory) quit(m *member) {
+	s := d.services[m.node.Service]
+	delete(s.members, m.node.Owner)
+	s.outdate()
+}
+
+func (s *service) outdate() { s.all, s.here = nil, nil }
+
+// Accept says how the sidecar of an owner has taken the policies, for other replicas. It is not to be changed after.
+func (d *Directory) Accept(owner string, acceptance *structpb.Struct) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if m := d.members[owner]; m != nil {
+		m.acceptance = acceptance
+		d.services[m.node.Service].here = nil
+	}
 }
 
 // Leave says that an owner is no longer connected by a source.
@@ -75,10 +120,12 @@ func (d *Directory) leave(now time.Time, source, owner string) {
 		return
 	}
 	delete(m.sources, source)
+	s := d.services[m.node.Service]
 	if len(m.sources) == 0 {
-		m.gone = now
-		d.services[m.node.Service] = now
+		m.gone, s.last = now, now
+		d.gone[owner] = m
 	}
+	s.outdate()
 }
 
 // Replace says which sidecars are connected by a source, all of them.
@@ -102,19 +149,16 @@ func (d *Directory) Replace(now time.Time, source string, nodes []Node) {
 
 // trim forgets what no longer matters.
 func (d *Directory) trim(now time.Time) {
-	for owner, m := range d.members {
-		if !m.gone.IsZero() && now.Sub(m.gone) >= max(d.opt.Grace, d.opt.Lease+d.opt.Offer) {
+	for owner, m := range d.gone {
+		if now.Sub(m.gone) >= max(d.opt.Grace, d.opt.Lease+d.opt.Offer) {
 			delete(d.members, owner)
+			delete(d.gone, owner)
+			d.quit(m)
 		}
 	}
-	for _, m := range d.members {
-		if m.gone.IsZero() {
-			d.services[m.node.Service] = now
-		}
-	}
-	for service, last := range d.services {
-		if now.Sub(last) >= emptyMax {
-			delete(d.services, service)
+	for name, s := range d.services {
+		if len(s.members) == 0 && now.Sub(s.last) >= emptyMax {
+			delete(d.services, name)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package directory
 import (
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -77,8 +78,30 @@ func TestSidecarStaysForItsGraceTime(t *testing.T) {
 	if got := ownersOf(d.View(at(100)).Assignments); got["x/y"] != "" || len(got) != 1 {
 		t.Errorf("a service without sidecars = %v, want it empty", got)
 	}
+	if next := d.View(at(100)).Next; !next.Equal(at(12 + 3600)) {
+		t.Errorf("the service is forgotten %v, want an hour after its last sidecar, %v", next, at(12+3600))
+	}
 	if got := d.View(at(12 + 3600)).Assignments; len(got) != 0 {
 		t.Errorf("after an hour = %v, want nothing", got)
+	}
+}
+
+func TestServiceIsForgottenAnHourAfterItsLastSidecarWent(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		left bool
+		want time.Time
+	}{{"it left and came back to another", true, at(1 + 3600)}, {"it became another's", false, at(5 + 3600)}} {
+		d := New(options)
+		d.Join(at(0), Here("1"), sidecar(t, "A", "x/y", nil))
+		if tt.left {
+			d.Leave(at(1), Here("1"), "A")
+		}
+		d.Join(at(5), Here("2"), sidecar(t, "A", "x/z", nil))
+		v := d.View(at(5))
+		if diff := cmp.Diff(map[string]string{"x/y": "", "x/z": "A"}, ownersOf(v.Assignments)); diff != "" || !v.Next.Equal(tt.want) {
+			t.Errorf("%s: next %v, want %v; owners (-want +got):\n%s", tt.name, v.Next, tt.want, diff)
+		}
 	}
 }
 
@@ -241,5 +264,88 @@ func TestNodesThatCannotBeRead(t *testing.T) {
 				t.Errorf("error = %v, want %q", err, tt.text)
 			}
 		})
+	}
+}
+
+// acceptance is a made-up one.
+func acceptance(text string) *structpb.Struct {
+	return &structpb.Struct{Fields: map[string]*structpb.Value{"accepted": structpb.NewStringValue(text)}}
+}
+
+func TestOnlyWhatChangedIsMadeAnew(t *testing.T) {
+	d := New(options)
+	for i, service := range []string{"x/y", "x/z"} {
+		d.Join(at(0), Here(fmt.Sprint(i)), sidecar(t, string(rune('A'+i)), service, nil))
+	}
+	same := func(was, is map[string]*endpoint.ClusterLoadAssignment) (out []string) {
+		for service, a := range was {
+			if is[service] == a {
+				out = append(out, service)
+			}
+		}
+		slices.Sort(out)
+		return out
+	}
+	both := []string{"x/y", "x/z"}
+	for _, tt := range []struct {
+		name      string
+		second    int
+		change    func(second int)
+		all, here []string // services that are as they were
+	}{
+		{"nothing", 1, func(int) {}, both, both},
+		{"an acceptance", 2, func(int) { d.Accept("A", acceptance("v1")) }, both, both[1:]},
+		{"a sidecar comes", 3, func(s int) { d.Join(at(s), Here("2"), sidecar(t, "C", "x/y", nil)) }, both[1:], both[1:]},
+		{"a sidecar goes", 4, func(s int) { d.Leave(at(s), Here("2"), "C") }, both[1:], both[1:]},
+		{"time that changes nothing", 13, func(int) {}, both, both},
+		{"its grace time ends", 14, func(int) {}, both[1:], both},
+		{"a sidecar is of another service", 15, func(s int) { d.Join(at(s), Here("3"), sidecar(t, "A", "x/z", nil)) }, nil, nil},
+	} {
+		was := d.View(at(tt.second - 1))
+		tt.change(tt.second)
+		is := d.View(at(tt.second))
+		if diff := cmp.Diff(tt.all, same(was.Assignments, is.Assignments)); diff != "" {
+			t.Errorf("%s: same assignments (-want +got):\n%s", tt.name, diff)
+		}
+		if diff := cmp.Diff(tt.here, same(was.Here, is.Here)); diff != "" {
+			t.Errorf("%s: same for replicas (-want +got):\n%s", tt.name, diff)
+		}
+	}
+}
+
+// TestViewsOfBeforeDoNotShow: a view is that of a directory to which the same has been said and which was never asked.
+func TestViewsOfBeforeDoNotShow(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	for range 500 {
+		asked, other := New(options), New(options)
+		second, next, log := 0, time.Time{}, []string(nil)
+		for range 40 {
+			second += []int{0, 1, 2, 3, 5, 5, 20, 100, 3700}[r.IntN(9)]
+			owner, stream, service := string(rune('A'+r.IntN(4))), fmt.Sprint(r.IntN(3)), []string{"x/y", "x/z"}[r.IntN(2)]
+			n := sidecar(t, owner, service, map[string]any{"incarnation": fmt.Sprint(r.IntN(2)), "home": "~" + service})
+			kind := r.IntN(6) // the last two: nothing, but it is asked
+			log = append(log, fmt.Sprintf("%d s: %d %s %s %s", second, kind, owner, stream, service))
+			for _, d := range []*Directory{asked, other} {
+				switch kind {
+				case 0:
+					d.Join(at(second), Here(stream), n)
+					d.Accept(owner, acceptance(log[len(log)-1]))
+				case 1:
+					d.Leave(at(second), Here(stream), owner)
+				case 2:
+					d.Replace(at(second), "replica", []Node{n})
+					d.Accept(owner, acceptance(""))
+				case 3:
+					d.Replace(at(second), "replica", nil)
+				}
+			}
+			next = asked.View(at(second)).Next
+		}
+		if !next.IsZero() && r.IntN(2) == 0 {
+			second = int(next.Unix()) - 1000
+		}
+		if diff := cmp.Diff(other.View(at(second)), asked.View(at(second)), protocmp.Transform()); diff != "" {
+			t.Fatalf("at %d s (-never asked before +asked):\n%s\n%s", second, diff, strings.Join(log, "\n"))
+		}
 	}
 }

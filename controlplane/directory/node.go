@@ -26,8 +26,12 @@ type Node struct {
 	Metadata *structpb.Struct // as it came; not to be changed
 }
 
-// MetadataKey is where endpoints carry the metadata of their sidecar.
-const MetadataKey = "txmesh"
+const (
+	// MetadataKey is where endpoints carry the metadata of their sidecar.
+	MetadataKey = "txmesh"
+	// AcceptanceKey is where they carry, for other replicas, how their sidecar has taken the policies.
+	AcceptanceKey = "txmesh.acceptance"
+)
 
 var (
 	ownerForm   = regexp.MustCompile(`^[0-9A-Za-z]{1,64}$`)

@@ -6,6 +6,7 @@ import (
 	"hash/fnv"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -14,7 +15,8 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
-// View is the state of a Directory at one moment.
+// View is the state of a Directory at one moment. What is the same as before is the same message, which is not to be
+// changed.
 type View struct {
 	Assignments map[string]*endpoint.ClusterLoadAssignment // service -> its endpoints
 	Here        map[string]*endpoint.ClusterLoadAssignment // those that are connected to this replica, for others
@@ -36,33 +38,71 @@ func (d *Directory) View(now time.Time) View {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.trim(now)
-	v := View{Assignments: map[string]*endpoint.ClusterLoadAssignment{}, Here: map[string]*endpoint.ClusterLoadAssignment{},
-		Takeovers: map[string]Takeover{}}
-	for service := range d.services {
-		v.Assignments[service] = assignment(service)
+	v := View{Assignments: make(map[string]*endpoint.ClusterLoadAssignment, len(d.services)),
+		Here: map[string]*endpoint.ClusterLoadAssignment{}, Takeovers: map[string]Takeover{}}
+	for name, s := range d.services {
+		d.refresh(now, name, s)
+		v.Assignments[name] = s.all
+		if len(endpointsOf(s.here)) > 0 {
+			v.Here[name] = s.here
+		}
+		if len(s.members) == 0 {
+			v.Next = sooner(v.Next, s.last.Add(emptyMax))
+		}
 	}
-	for _, owner := range slices.Sorted(maps.Keys(d.members)) { // equal views are equal bytes, whichever replica has them
-		m := d.members[owner]
-		if m.gone.IsZero() || now.Sub(m.gone) < d.opt.Grace {
-			add(v.Assignments, m.node)
-		}
-		for source, n := range m.sources {
-			if len(source) > len(herePrefix) && source[:len(herePrefix)] == herePrefix && n.equal(m.node) {
-				add(v.Here, m.node)
-				break
-			}
-		}
+	for _, m := range d.gone {
 		d.offer(&v, now, m)
 		v.Next = sooner(v.Next, d.change(now, m))
 	}
 	return v
 }
 
+// refresh makes anew what is no longer right of a service.
+func (d *Directory) refresh(now time.Time, name string, s *service) {
+	if !s.until.IsZero() && !now.Before(s.until) {
+		s.all = nil
+	}
+	if s.all != nil && s.here != nil {
+		return
+	}
+	owners := slices.Sorted(maps.Keys(s.members)) // equal views are equal bytes, whichever replica has them
+	if s.all == nil {
+		s.all, s.until = assignment(name), time.Time{}
+		for _, owner := range owners {
+			m := s.members[owner]
+			end := m.gone.Add(d.opt.Grace)
+			switch {
+			case m.gone.IsZero():
+			case !now.Before(end):
+				continue
+			default:
+				s.until = sooner(s.until, end)
+			}
+			add(s.all, m.node, nil)
+		}
+	}
+	if s.here == nil {
+		s.here = assignment(name)
+		for _, owner := range owners {
+			if m := s.members[owner]; m.here() {
+				add(s.here, m.node, m.acceptance)
+			}
+		}
+	}
+}
+
+// here reports whether a stream of this replica has told what is known of the member.
+func (m *member) here() bool {
+	for source, n := range m.sources {
+		if strings.HasPrefix(source, herePrefix) && n.equal(m.node) {
+			return true
+		}
+	}
+	return false
+}
+
 // change is when a member that has gone is next seen differently.
 func (d *Directory) change(now time.Time, m *member) time.Time {
-	if m.gone.IsZero() {
-		return time.Time{}
-	}
 	var next time.Time
 	for _, after := range []time.Duration{d.opt.Grace, d.opt.Lease, d.opt.Lease + d.opt.Offer} {
 		if at := m.gone.Add(after); at.After(now) {
@@ -85,12 +125,11 @@ func assignment(service string) *endpoint.ClusterLoadAssignment {
 		Locality: &core.Locality{}, LoadBalancingWeight: wrapperspb.UInt32(1)}}}
 }
 
-func add(to map[string]*endpoint.ClusterLoadAssignment, n Node) {
-	a := to[n.Service]
-	if a == nil {
-		a = assignment(n.Service)
-		to[n.Service] = a
-	}
+func endpointsOf(a *endpoint.ClusterLoadAssignment) []*endpoint.LbEndpoint {
+	return a.GetEndpoints()[0].GetLbEndpoints()
+}
+
+func add(a *endpoint.ClusterLoadAssignment, n Node, acceptance *structpb.Struct) {
 	address, health := n.Inbound, core.HealthStatus_HEALTHY
 	if n.Standby || address == "" { // a peer, but not one to send requests to
 		address, health = cmp.Or(n.Inbound, n.Peer), core.HealthStatus_DRAINING
@@ -99,9 +138,13 @@ func add(to map[string]*endpoint.ClusterLoadAssignment, n Node) {
 	if err != nil {
 		panic(fmt.Sprintf("directory: address %q of %s that was checked", address, n.Owner))
 	}
+	meta := map[string]*structpb.Struct{MetadataKey: n.Metadata}
+	if acceptance != nil {
+		meta[AcceptanceKey] = acceptance
+	}
 	a.Endpoints[0].LbEndpoints = append(a.Endpoints[0].LbEndpoints, &endpoint.LbEndpoint{
 		HealthStatus: health,
-		Metadata:     &core.Metadata{FilterMetadata: map[string]*structpb.Struct{MetadataKey: n.Metadata}},
+		Metadata:     &core.Metadata{FilterMetadata: meta},
 		HostIdentifier: &endpoint.LbEndpoint_Endpoint{Endpoint: &endpoint.Endpoint{Address: &core.Address{
 			Address: &core.Address_SocketAddress{SocketAddress: &core.SocketAddress{Address: host,
 				PortSpecifier: &core.SocketAddress_PortValue{PortValue: port}}}}}},
@@ -111,7 +154,7 @@ func add(to map[string]*endpoint.ClusterLoadAssignment, n Node) {
 // offer advises a takeover of a member whose lease has run out, if somebody can adopt it.
 func (d *Directory) offer(v *View, now time.Time, m *member) {
 	age := now.Sub(m.gone)
-	if m.gone.IsZero() || !m.node.shared() || age < d.opt.Lease || age >= d.opt.Lease+d.opt.Offer {
+	if !m.node.shared() || age < d.opt.Lease || age >= d.opt.Lease+d.opt.Offer {
 		return
 	}
 	adopter := d.adopter(m.node)

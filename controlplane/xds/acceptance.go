@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"github.com/envoyproxy/go-control-plane/pkg/resource/v3"
 	rpc "google.golang.org/genproto/googleapis/rpc/status"
@@ -54,45 +55,109 @@ func (s *Server) sent(id, typ, nonce, version string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if x := s.streams[id]; x != nil && x.types[typ] != nil {
-		*x.types[typ] = answer{nonce: nonce, sent: s.opt.Now(), version: version}
+		now := s.opt.Now()
+		*x.types[typ] = answer{nonce: nonce, sent: now, version: version}
+		if s.look.IsZero() {
+			s.look = s.freezes(now)
+		}
 	}
 }
 
 // answered takes note of an ACK or NACK; a request that answers nothing changes nothing.
 func (s *Server) answered(id, typ, nonce string, refusal *rpc.Status) {
-	if !s.note(id, typ, nonce, refusal) {
+	known, changed := s.note(id, typ, nonce, refusal)
+	if !known {
 		return
 	}
-	policies := typ == resource.ExtensionConfigType
-	s.opt.Answered(policies, refusal == nil)
+	s.opt.Answered(typ == resource.ExtensionConfigType, refusal == nil)
 	if refusal != nil {
 		s.opt.Log.Warn("resources refused", "stream", id, "type", typ, "reason", shorten(refusal.GetMessage()))
 	}
-	if policies {
-		s.opt.Changed()
+	if changed != nil {
+		s.opt.Changed(changed)
 	}
 }
 
-func (s *Server) note(id, typ, nonce string, refusal *rpc.Status) bool {
+// note returns whether it is an answer, and the sidecar if its acceptance is another by it.
+func (s *Server) note(id, typ, nonce string, refusal *rpc.Status) (known bool, changed *core.Node) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	x := s.streams[id]
+	x, now := s.streams[id], s.opt.Now()
 	owed := x.types[typ]
 	if nonce == "" || owed.nonce != nonce {
-		return false
+		return false, nil
 	}
 	owed.nonce = ""
-	if typ != resource.ExtensionConfigType {
-		return true
+	thawed := x.frozen && !s.frozen(x, now)
+	if thawed {
+		x.frozen, s.look = false, now // it may owe another answer
 	}
-	x.since = s.opt.Now()
-	set := s.sets[owed.version]
+	policies := typ == resource.ExtensionConfigType
+	if policies {
+		x.take(s.sets[owed.version], now, refusal)
+	}
+	if x.joined && (policies || thawed) {
+		changed = x.node
+	}
+	return true, changed
+}
+
+func (a *acceptance) take(set string, now time.Time, refusal *rpc.Status) {
+	a.since = now
 	if refusal != nil {
-		x.refused, x.reason = set, shorten(refusal.GetMessage())
-		return true
+		a.refused, a.reason = set, shorten(refusal.GetMessage())
+		return
 	}
-	x.accepted, x.refused, x.reason = set, "", ""
-	return true
+	a.accepted, a.refused, a.reason = set, "", ""
+}
+
+// freezes is when who owes an answer since a time is frozen.
+func (s *Server) freezes(since time.Time) time.Time { return since.Add(frozenBeats * s.opt.Beat) }
+
+// owing is since when the stream owes its oldest answer; zero: none.
+func (x *stream) owing() (oldest time.Time) {
+	for _, owed := range x.types {
+		if owed.nonce != "" && (oldest.IsZero() || owed.sent.Before(oldest)) {
+			oldest = owed.sent
+		}
+	}
+	return oldest
+}
+
+// frozen is called with mu held.
+func (s *Server) frozen(x *stream, now time.Time) bool {
+	since := x.owing()
+	return !since.IsZero() && !now.Before(s.freezes(since))
+}
+
+// Look tells by Options.Changed of the sidecars that have frozen. It may be called often: it goes through the streams
+// only when one of them owes an answer for so long that it may have.
+func (s *Server) Look() {
+	for _, n := range s.newlyFrozen() {
+		s.opt.Changed(n)
+	}
+}
+
+func (s *Server) newlyFrozen() (nodes []*core.Node) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.opt.Now()
+	if s.look.IsZero() || now.Before(s.look) {
+		return nil
+	}
+	s.look = time.Time{}
+	for _, x := range s.streams {
+		since := x.owing()
+		switch at := s.freezes(since); {
+		case !x.joined || x.frozen || since.IsZero():
+		case !now.Before(at):
+			x.frozen = true
+			nodes = append(nodes, x.node)
+		case s.look.IsZero() || at.Before(s.look):
+			s.look = at
+		}
+	}
+	return nodes
 }
 
 func shorten(text string) string {
@@ -110,13 +175,7 @@ func (s *Server) Acceptance(id string) (Acceptance, bool) {
 	if x == nil || !x.joined {
 		return Acceptance{}, false
 	}
-	a := Acceptance{Accepted: x.accepted, Refused: x.refused, Reason: x.reason, Since: x.since}
-	for _, owed := range x.types {
-		if owed.nonce != "" && s.opt.Now().Sub(owed.sent) >= frozenBeats*s.opt.Beat {
-			a.Frozen = true
-		}
-	}
-	return a, true
+	return Acceptance{Accepted: x.accepted, Refused: x.refused, Reason: x.reason, Since: x.since, Frozen: s.frozen(x, s.opt.Now())}, true
 }
 
 // Policies returns the version of the set in force; empty: there is none.
@@ -130,12 +189,5 @@ func (s *Server) Policies() string {
 func (s *Server) Streams() (sidecars, others int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, x := range s.streams {
-		if x.joined {
-			sidecars++
-		} else {
-			others++
-		}
-	}
-	return sidecars, others
+	return s.sidecars, len(s.streams) - s.sidecars
 }

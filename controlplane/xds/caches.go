@@ -115,7 +115,7 @@ func (c *collection) set(all map[string]types.Resource, keep func(name string) b
 	update := map[string]types.Resource{}
 	var gone []string
 	for name, r := range all {
-		if old, ok := c.held[name]; !ok || !proto.Equal(old, r) {
+		if old, ok := c.held[name]; !ok || old != r && !proto.Equal(old, r) {
 			update[name] = r
 		}
 	}

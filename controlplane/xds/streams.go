@@ -23,7 +23,8 @@ type stream struct {
 	delta  bool
 	caller Caller
 	node   *core.Node // as the first request had it, with our scope; nil: none has come
-	joined bool
+	joined bool       // it is a sidecar's
+	frozen bool       // and was told of as such
 	types  map[string]*answer
 	acceptance
 }
@@ -73,8 +74,12 @@ func (s *Server) close(id string) {
 	s.mu.Lock()
 	x := s.streams[id]
 	delete(s.streams, id)
+	joined := x != nil && x.joined
+	if joined {
+		s.sidecars--
+	}
 	s.mu.Unlock()
-	if x != nil && x.joined {
+	if joined {
 		s.opt.Left(id, x.node)
 	}
 }
@@ -149,6 +154,9 @@ func (s *Server) identify(id string, x *stream, node *core.Node) error {
 	}
 	s.mu.Lock()
 	x.node, x.joined = node, sidecar
+	if sidecar {
+		s.sidecars++
+	}
 	s.mu.Unlock()
 	if !sidecar {
 		return nil
@@ -156,6 +164,7 @@ func (s *Server) identify(id string, x *stream, node *core.Node) error {
 	if err := s.opt.Joined(id, node); err != nil {
 		s.mu.Lock()
 		x.joined = false
+		s.sidecars--
 		s.mu.Unlock()
 		return s.refuse(CauseNode, codes.InvalidArgument, "%v", err)
 	}

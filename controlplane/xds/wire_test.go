@@ -246,6 +246,7 @@ type bench struct {
 	refused map[Cause]int
 	joined  chan *core.Node
 	left    chan *core.Node
+	changed chan string // ids of nodes
 }
 
 func (b *bench) node(owner string) *core.Node {

@@ -39,7 +39,7 @@ type Options struct {
 	Authenticate func(ctx context.Context) (Caller, error) // of a new stream; an error refuses it
 	Joined       func(stream string, n *core.Node) error   // a sidecar has said who it is; an error refuses the stream
 	Left         func(stream string, n *core.Node)         // called once for each stream that joined
-	Changed      func()                                    // what a sidecar has accepted or refused is another
+	Changed      func(n *core.Node)                        // the Acceptance of a sidecar may be another
 	Answered     func(policies, accepted bool)             // an ACK or NACK has come
 	Refused      func(cause Cause)                         // a stream was refused
 	Beat         time.Duration                             // between heartbeats
@@ -67,6 +67,8 @@ type Server struct {
 
 	mu       sync.Mutex // guards all below
 	streams  map[string]*stream
+	sidecars int               // how many of them have joined
+	look     time.Time         // when one of them may have frozen; zero: none owes an answer
 	sets     map[string]string // version of the policies' cache -> version of the set
 	policies string            // version of the set in force
 }

@@ -52,7 +52,7 @@ func newBenchAt(t *testing.T, now func() time.Time, who func() (Caller, error)) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bench{t: t, address: l.Addr().String(), refused: map[Cause]int{}, joined: make(chan *core.Node, 16), left: make(chan *core.Node, 16)}
+	b := &bench{t: t, address: l.Addr().String(), refused: map[Cause]int{}, joined: make(chan *core.Node, 16), left: make(chan *core.Node, 16), changed: make(chan string, 64)}
 	b.server = New(Options{Credentials: insecure.NewCredentials(), Authenticate: func(context.Context) (Caller, error) { return who() },
 		Joined: func(_ string, n *core.Node) error {
 			if n.GetMetadata() == nil {
@@ -61,7 +61,7 @@ func newBenchAt(t *testing.T, now func() time.Time, who func() (Caller, error)) 
 			b.joined <- n
 			return nil
 		},
-		Left: func(_ string, n *core.Node) { b.left <- n }, Changed: func() {}, Answered: func(bool, bool) {},
+		Left: func(_ string, n *core.Node) { b.left <- n }, Changed: func(n *core.Node) { b.changed <- n.GetId() }, Answered: func(bool, bool) {},
 		Refused: func(c Cause) { b.refused[c]++ }, Beat: 10 * time.Second, Now: now, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	done := make(chan error, 1)
 	go func() { done <- b.server.Serve(l) }()
@@ -302,6 +302,131 @@ func TestFrozenClientHoldsItsHeartbeat(t *testing.T) {
 	if a, _ := b.server.Acceptance(deltaID(1)); a.Frozen {
 		t.Error("a client that answers again is still frozen")
 	}
+}
+
+func TestWhoFreezesAndThawsIsTold(t *testing.T) {
+	at := &clock{at: time.Unix(1000, 0)}
+	b := newBenchAt(t, at.now, func() (Caller, error) { return Caller{}, nil })
+	look := func(when string, want ...string) {
+		t.Helper()
+		b.server.Look()
+		got := []string{}
+		for len(b.changed) > 0 {
+			got = append(got, <-b.changed)
+		}
+		if d := cmp.Diff(append([]string{}, want...), got); d != "" {
+			t.Errorf("%s (-want +got):\n%s", when, d)
+		}
+	}
+	beat := func(c *xdstest.Client, n int64) *xdstest.Response {
+		t.Helper()
+		if err := b.server.SetHeartbeat(n, at.now()); err != nil {
+			t.Fatal(err)
+		}
+		return c.Next()
+	}
+	if err := b.server.SetHeartbeat(1, at.now()); err != nil {
+		t.Fatal(err)
+	}
+	a := b.client("A")
+	a.Subscribe(resource.RuntimeType, "*")
+	a.Ack(a.Next())
+	r := beat(a, 2) // the first answer has been taken in
+	look("an answer to a heartbeat")
+	at.pass(20*time.Second - 1)
+	look("just before two heartbeats")
+	at.pass(1)
+	look("two heartbeats without an answer", "A/1")
+	look("nothing new")
+	at.pass(time.Minute)
+	look("it is still frozen")
+	a.Ack(r)
+	r = beat(a, 3)
+	look("it answers again", "A/1")
+	at.pass(10 * time.Second)
+	c := b.client("C")
+	c.Subscribe(resource.RuntimeType, "*")
+	c.Next()
+	at.pass(10 * time.Second)
+	look("it freezes once more, the other does not yet", "A/1")
+	at.pass(10 * time.Second)
+	look("the other freezes", "C/1")
+	a.Ack(r)
+	beat(a, 4)
+	look("the first one answers", "A/1")
+	c.Close()
+	<-b.left
+	at.pass(10 * time.Second)
+	a.Close()
+	<-b.left
+	at.pass(time.Minute)
+	look("who is gone is not frozen")
+}
+
+// TestSecondAnswerOwed: who was frozen by one answer may owe another, which nobody looked at meanwhile.
+func TestSecondAnswerOwed(t *testing.T) {
+	at := &clock{at: time.Unix(1000, 0)}
+	b := newBenchAt(t, at.now, func() (Caller, error) { return Caller{}, nil })
+	if err := b.server.SetHeartbeat(1, at.now()); err != nil {
+		t.Fatal(err)
+	}
+	a, c := b.client("A"), b.client("C")
+	a.Subscribe(resource.RuntimeType, "*")
+	beat := a.Next()
+	at.pass(10 * time.Second)
+	c.Subscribe(resource.RuntimeType, "*")
+	c.Next()
+	told := func() (ids []string) {
+		b.server.Look()
+		for len(b.changed) > 0 {
+			ids = append(ids, <-b.changed)
+		}
+		return ids
+	}
+	at.pass(10 * time.Second)
+	got := [][]string{told()} // A is frozen
+	set(t, b.server, "v1", "a", "1")
+	a.Subscribe(policyType, "*")
+	a.Next()
+	at.pass(10 * time.Second)
+	got = append(got, told()) // C is
+	a.Ack(beat)
+	at.pass(1)
+	if err := b.server.SetHeartbeat(2, at.now()); err != nil {
+		t.Fatal(err)
+	}
+	a.Ack(a.Next())
+	got = append(got, told()) // A is no more
+	at.pass(10 * time.Second)
+	got = append(got, told()) // A has still not answered about the policies
+	if d := cmp.Diff([][]string{{"A/1"}, {"C/1"}, {"A/1"}, {"A/1"}}, got); d != "" {
+		t.Errorf("told (-want +got):\n%s", d)
+	}
+}
+
+func TestStreamsAreCounted(t *testing.T) {
+	b := newBench(t)
+	want := func(when string, sidecars, others int) {
+		t.Helper()
+		if s, o := b.server.Streams(); s != sidecars || o != others {
+			t.Errorf("%s: %d sidecars and %d others, want %d and %d", when, s, o, sidecars, others)
+		}
+	}
+	a := b.client("A")
+	a.Rest()
+	want("a sidecar", 1, 0)
+	other := b.open("", &core.Node{Id: "replica", Cluster: ReplicaCluster}).Read()
+	other.Rest()
+	want("a replica too", 1, 1)
+	refused := b.open("", &core.Node{Id: "B/1", Cluster: "a/b"}).Read() // without metadata
+	refused.Subscribe(policyType, "*")
+	if err := refused.End(); err == nil {
+		t.Error("a node without metadata was taken")
+	}
+	a.Close()
+	<-b.left
+	other.Rest()
+	want("the sidecar has gone, another was refused", 0, 1)
 }
 
 func TestTakeoversAndHeartbeatLeaveEachOtherAlone(t *testing.T) {
