@@ -431,13 +431,14 @@ func TestATunnelWhoseEndTakesNothingIsEnded(t *testing.T) {
 	for _, tt := range []struct{ slow, code string }{{"client", "TXM0216"}, {"endpoint", "TXM0223"}, {"endpoint of HTTP/2", "TXM0223"}} {
 		t.Run(tt.slow, func(t *testing.T) {
 			ended := make(chan int64, 1)
-			codes := make(chan string, 10)
+			codes, over := make(chan string, 10), make(chan struct{})
+			defer close(over)
 			up := upstream(t, func(w http.ResponseWriter, r *http.Request) {
 				_ = http.NewResponseController(w).Flush()
-				<-r.Context().Done() // it reads nothing until it is over
+				<-r.Context().Done() // it reads nothing
 			})
 			if tt.slow != "endpoint of HTTP/2" {
-				up = raw(t, func(conn *net.TCPConn, r *http.Request, in *bufio.Reader) {
+				up = raw(t, func(conn *net.TCPConn, r *http.Request, _ *bufio.Reader) {
 					_ = conn.SetReadBuffer(32 << 10)
 					_ = conn.SetWriteBuffer(32 << 10)
 					switched(conn, r)
@@ -446,8 +447,7 @@ func TestATunnelWhoseEndTakesNothingIsEnded(t *testing.T) {
 						ended <- n
 						return
 					}
-					code := <-codes // it reads nothing until it is over
-					codes <- code
+					<-over // it reads nothing
 				})
 			}
 			address, _ := inbound(t, proxy.Options{Refused: func(code string) { codes <- code }, Limits: proxy.Limits{WriteIdle: 200 * time.Millisecond}}, up)
@@ -459,10 +459,13 @@ func TestATunnelWhoseEndTakesNothingIsEnded(t *testing.T) {
 			if n := <-ended; n > 16<<20 {
 				t.Errorf("%d bytes were taken for a side that takes nothing", n)
 			}
-			code := <-codes
-			codes <- code
-			if code != tt.code {
-				t.Errorf("%s, want %s", code, tt.code)
+			select {
+			case code := <-codes:
+				if code != tt.code {
+					t.Errorf("%s, want %s", code, tt.code)
+				}
+			case <-time.After(patience):
+				t.Error("the tunnel does not end")
 			}
 		})
 	}
@@ -590,4 +593,29 @@ func TestMalformedConnects(t *testing.T) {
 			t.Errorf("%v: %v, want PROTOCOL_ERROR", fields, f)
 		}
 	}
+}
+
+// TestAWebSocketMoves to another endpoint where a policy lets a GET do so, and gives its place back when it ends.
+func TestAWebSocketMoves(t *testing.T) {
+	closed := listen(t)
+	closed.Close()
+	refuses := raw(t, func(conn *net.TCPConn, _ *http.Request, _ *bufio.Reader) {
+		fmt.Fprint(conn, "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
+	})
+	good := raw(t, func(conn *net.TCPConn, r *http.Request, in *bufio.Reader) {
+		switched(conn, r)
+		_, _ = io.Copy(conn, in)
+	})
+	endpoints := []string{closed.Addr().String(), refuses, good}
+	clusters := governed(t, "loadBalancing: RoundRobin, connections: {max: 1, maxRequests: 1}, retries: {on: [connect-failure, gateway-error], budget: {percent: 100, minPerSecond: 1000}}")
+	address := calls(t, proxy.Options{Traffic: clusters}, endpoints...)
+	for range 6 {
+		d := dig(t, address, "websocket", "http://x/")
+		fmt.Fprint(d, "echo")
+		d.end()
+		if got, err := io.ReadAll(d); d.StatusCode != 200 || string(got) != "echo" || err != nil {
+			t.Errorf("status %d, %q, %v", d.StatusCode, got, err)
+		}
+	}
+	returned(t, clusters, 1, endpoints...)
 }
