@@ -222,8 +222,8 @@ func (l *link) credit(id uint32, n int64, b *batch) {
 // resetStream gives a stream up and forgets it.
 func (l *link) resetStream(id uint32, code http2.ErrCode, b *batch) {
 	if l.plain != nil {
+		l.abort() // first: forget may let another goroutine close
 		l.forget(id, b)
-		l.abort()
 		l.fail(net.ErrClosed, b)
 		return
 	}

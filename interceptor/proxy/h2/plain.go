@@ -4,7 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/rand"
-	"crypto/sha1" //nolint:gosec // RFC 6455 has it so; nothing is kept secret by it
+	"crypto/sha1" // RFC 6455 has it so; nothing is kept secret by it
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -108,7 +108,7 @@ func (p *plain) converse(b *batch) error {
 		}
 		return p.copy(p.conn, b)
 	}
-	res, rest, err := p.await(b)
+	res, rest, err := p.await(b) //nolint:bodyclose // it ends with the connection
 	if err != nil {
 		return err
 	}
@@ -167,7 +167,7 @@ func isBroken(err error) bool {
 
 // accepted says what is wrong with a 101 (RFC 6455, 4.1).
 func (p *plain) accepted(h http.Header) error {
-	sum := sha1.Sum([]byte(p.key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) //nolint:gosec // see the import
+	sum := sha1.Sum([]byte(p.key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
 	switch {
 	case !strings.EqualFold(h.Get("Upgrade"), "websocket"), !httpguts.HeaderValuesContainsToken(h["Connection"], "upgrade"):
 		return &malformed{"101 is not for a WebSocket"}

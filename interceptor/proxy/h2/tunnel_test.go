@@ -4,7 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/sha1" //nolint:gosec // RFC 6455 has it so
+	"crypto/sha1"
 	"crypto/tls"
 	"encoding/base64"
 	"errors"
@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 		}
 		self, err := os.Executable()
 		if err == nil {
-			err = syscall.Exec(self, os.Args, os.Environ()) //nolint:gosec // ourselves
+			err = syscall.Exec(self, os.Args, os.Environ())
 		}
 		panic(err)
 	}
@@ -51,15 +51,16 @@ type dug struct {
 
 func (d dug) Read(p []byte) (int, error)  { return d.Body.Read(p) }
 func (d dug) Write(p []byte) (int, error) { return d.w.Write(p) }
-func (d dug) end()                        { d.w.Close() }
+func (d dug) end()                        { _ = d.w.Close() } // it never fails
 
 // dig sends an extended CONNECT, or a plain one if protocol is empty.
 func dig(t testing.TB, address, protocol, url string, fields ...string) dug {
 	t.Helper()
+	//nolint:staticcheck // that of net/http takes no :protocol
 	transport := &http2.Transport{AllowHTTP: true, DialTLSContext: func(ctx context.Context, network, _ string, _ *tls.Config) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, network, address)
 	}}
-	t.Cleanup(transport.CloseIdleConnections)
+	t.Cleanup(transport.CloseIdleConnections) //nolint:staticcheck // see above
 	r, w := io.Pipe()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	t.Cleanup(cancel)
@@ -73,7 +74,7 @@ func dig(t testing.TB, address, protocol, url string, fields ...string) dug {
 	for i := 0; i < len(fields); i += 2 {
 		req.Header.Add(fields[i], fields[i+1])
 	}
-	res, err := transport.RoundTrip(req)
+	res, err := transport.RoundTrip(req) //nolint:staticcheck // see above
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +82,7 @@ func dig(t testing.TB, address, protocol, url string, fields ...string) dug {
 }
 
 func acceptOf(key string) string {
-	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) //nolint:gosec // RFC 6455 has it so
+	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
 	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
@@ -212,7 +213,7 @@ func TestWebSocketsPass(t *testing.T) {
 				if _, err := io.ReadFull(c, got); err != nil || !bytes.Equal(got, bytes.Repeat(want, 4)) {
 					t.Fatalf("%v, or other bytes came back", err)
 				}
-				c.Close()
+				_ = c.Close() // all has come back
 			}
 		})
 	}
