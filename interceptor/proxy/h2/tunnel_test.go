@@ -522,6 +522,22 @@ func TestGateSeesAnUpgrade(t *testing.T) {
 	})
 }
 
+// forward starts a proxy for everything and returns its address.
+func forward(t *testing.T, o proxy.Options) string {
+	p, err := proxy.NewForward(o, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := listen(t)
+	go func() { _ = p.Serve(l) }() // Shutdown ends it
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = p.Shutdown(ctx) // clients keep their connections
+	})
+	return l.Addr().String()
+}
+
 // TestConnect: the forward proxy tunnels, as over HTTP/1.1, and no other port does.
 func TestConnect(t *testing.T) {
 	l := listen(t)
@@ -535,18 +551,9 @@ func TestConnect(t *testing.T) {
 			go func() { _, _ = io.Copy(conn, conn); conn.Close() }()
 		}
 	}()
-	p, err := proxy.NewForward(proxy.Options{}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := listen(t)
-	go func() { _ = p.Serve(f) }() // Shutdown ends it
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		_ = p.Shutdown(ctx) // clients keep their connections
-	})
-	d := dig(t, f.Addr().String(), "", "http://"+l.Addr().String())
+	f := forward(t, proxy.Options{})
+	loop := forward(t, proxy.Options{Dial: func(context.Context, string, string) (net.Conn, error) { return nil, proxy.ErrLoop }})
+	d := dig(t, f, "", "http://"+l.Addr().String())
 	sent := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
 	go func() {
 		_, _ = d.Write(sent) // the other side finds out
@@ -564,8 +571,9 @@ func TestConnect(t *testing.T) {
 		code                         string
 	}{
 		{"inbound", in, "", "http://x:1", 405, "TXM0213"},
-		{"host without a port", f.Addr().String(), "", "http://x", 400, "TXM0206"},
-		{"unreachable", f.Addr().String(), "", "http://" + closed.Addr().String(), 503, "TXM0220"},
+		{"host without a port", f, "", "http://x", 400, "TXM0206"},
+		{"unreachable", f, "", "http://" + closed.Addr().String(), 503, "TXM0220"},
+		{"loop", loop, "", "http://x:1", 508, "TXM0215"},
 		{"other protocol", in, "connect-udp", "http://x/", 501, "TXM0231"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
