@@ -18,19 +18,26 @@ import (
 func newHTTP2(s *server) *h2.Server {
 	l := s.opts.Limits
 	return h2.New(h2.Options{
-		Gate: s.opts.Gate, Log: s.opts.Log, Dial: s.opts.DialHTTP2, Explain: explain, Refused: s.opts.Refused,
+		Gate: s.opts.Gate, Log: s.opts.Log, Dial: s.opts.DialHTTP2, DialPlain: s.opts.Dial, Explain: explain, Refused: s.opts.Refused,
 		NoPlace: func(service string, err error) *h2.Failure { return noPlace(service, err).failure() },
 		Judge:   ofStatus,
 		Limits: h2.Limits{
 			HeaderBytes: l.HeaderBytes, HeaderFields: l.HeaderFields, BodyBytes: l.BodyBytes, HeaderTime: l.HeaderTime,
-			BufferTime: l.BufferTime, Idle: l.Idle, EndpointIdle: l.EndpointIdle, DialTime: l.DialTime, Exchange: l.Exchange,
+			BufferTime: l.BufferTime, WriteIdle: l.WriteIdle, Idle: l.Idle, EndpointIdle: l.EndpointIdle, DialTime: l.DialTime, Exchange: l.Exchange,
 			Streams: l.Streams, EndpointConns: l.EndpointConns, EndpointQueue: l.EndpointQueue, PingAfter: l.PingAfter,
 		},
 	})
 }
 
 func (s *session) routeHTTP2(authority string) (h2.Target, *h2.Failure) {
-	t, err := s.router.routeTo(authority)
+	return onHTTP2(s.router.routeTo(authority))
+}
+
+func (s *session) connectHTTP2(authority string) (h2.Target, *h2.Failure) {
+	return onHTTP2(s.router.connectTo(authority))
+}
+
+func onHTTP2(t target, err *Error) (h2.Target, *h2.Failure) {
 	if err != nil {
 		return h2.Target{}, err.failure()
 	}
@@ -49,7 +56,10 @@ func explain(f h2.Failure) (error, *interceptor.Answer) { //nolint:staticcheck /
 		panic("failure of HTTP/2 with a code that is not in the table: " + f.Code)
 	}
 	e := &Error{Endpoint: f.Endpoint, fault: fault(i), sent: f.Sent, detail: f.Detail, cause: f.Cause}
-	if e.fault == faultClientGone {
+	switch {
+	case errors.Is(f.Cause, ErrLoop):
+		e.fault, e.cause = faultLoop, nil
+	case e.fault == faultClientGone:
 		e.cause = errors.Join(errClientGone, f.Cause)
 	}
 	return e, e.answer()
@@ -58,7 +68,8 @@ func explain(f h2.Failure) (error, *interceptor.Answer) { //nolint:staticcheck /
 // serveHTTP2 hands the connection over, with the bytes that were read from it.
 func (s *session) serveHTTP2(up *h2.Upgrade) {
 	writeUntil(s.conn, time.Time{}) // it sets its own
-	c := s.srv.h2.NewConn(s.conn, s.in.buffered(), h2.Client{Trusted: s.trusted, Caller: s.caller(), Route: s.routeHTTP2}, up)
+	who := h2.Client{Trusted: s.trusted, Caller: s.caller(), Route: s.routeHTTP2, Connect: s.connectHTTP2}
+	c := s.srv.h2.NewConn(s.conn, s.in.buffered(), who, up)
 	s.in.release()
 	s.idle.Store(false)
 	s.h2.Store(c)

@@ -78,12 +78,14 @@ func newFixed(o Options, d interceptor.Direction, service string, endpoints []st
 
 func (f *fixed) route(r *request) (target, *Error) {
 	if string(r.head.method) == "CONNECT" {
-		return target{}, refuse(faultConnect, "")
+		return f.connectTo("")
 	}
 	return f.target(), nil
 }
 
 func (f *fixed) routeTo(string) (target, *Error) { return f.target(), nil }
+
+func (f *fixed) connectTo(string) (target, *Error) { return target{}, refuse(faultConnect, "") }
 
 func (f *fixed) target() target { return target{port: f.port, cluster: f.cluster} }
 
@@ -142,7 +144,7 @@ func hostKey(host string) string {
 
 func (h *hosts) route(r *request) (target, *Error) {
 	if string(r.head.method) == "CONNECT" {
-		return h.find(string(r.head.target), "")
+		return h.connectTo(string(r.head.target))
 	}
 	authority, rest, ok := absolute(r.head.target)
 	if !ok {
@@ -163,6 +165,8 @@ func (h *hosts) route(r *request) (target, *Error) {
 }
 
 func (h hosts) routeTo(authority string) (target, *Error) { return h.find(authority, "80") }
+
+func (h hosts) connectTo(authority string) (target, *Error) { return h.find(authority, "") }
 
 // find returns the route of a host, or the host itself. Without a default, the port must be there.
 func (h *hosts) find(authority, port string) (target, *Error) {

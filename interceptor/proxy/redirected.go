@@ -41,9 +41,8 @@ func (nowhere) route(*request) (target, *Error) {
 	return target{}, refuse(faultHost, "the connection has no destination")
 }
 
-func (nowhere) routeTo(string) (target, *Error) {
-	return target{}, refuse(faultHost, "the connection has no destination")
-}
+func (n nowhere) routeTo(string) (target, *Error)   { return n.route(nil) }
+func (n nowhere) connectTo(string) (target, *Error) { return n.route(nil) }
 
 // routerOf returns what routes the requests of a connection.
 func (s *server) routerOf(conn net.Conn) router {

@@ -32,6 +32,8 @@ type router interface {
 	route(r *request) (target, *Error)
 	// routeTo is route for a request of HTTP/2, which names an authority.
 	routeTo(authority string) (target, *Error)
+	// connectTo is route for a CONNECT.
+	connectTo(authority string) (target, *Error)
 }
 
 // server accepts connections and keeps account of them. Inbound, Upstream and Forward differ by their router.

@@ -52,7 +52,7 @@ func ofRepeats() []mutation {
 		{name: "HTTP/2: what is not at hand is sent again", law: "AnswersAreRepeated", file: choice, by: by, tests: "TestAnswersAreRepeated",
 			old: "!s.noReplay && ", now: ""},
 		{name: "HTTP/2: what is yet to come is sent again", law: "UnfinishedRequestsAreNotRepeated", file: choice, by: by, tests: "TestUnfinishedRequestsAreNotRepeated",
-			old: " || !s.toUp.ended || s.srv", now: " || s.srv"},
+			old: " || !s.toUp.ended && s.tunnel == noTunnel || s.srv", now: " || s.srv"},
 		{name: "HTTP/2: a request is repeated behind an interim answer", law: "L16", file: stream, by: by, tests: "TestAnswersAreRepeated",
 			old: "		s.replay, s.noReplay = nil, true\n		if", now: "		if"},
 		{name: "HTTP/2: a try that was too slow counts as broken off", law: "L16", file: stream, by: by, tests: "TestAnswersAreRepeated",

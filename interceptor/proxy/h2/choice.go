@@ -148,9 +148,10 @@ func (s *stream) pass(ctx context.Context, f *Failure) bool {
 	return true
 }
 
-// report tells the cluster of a failure. An endpoint is not to blame for a client without patience, nor for a full one.
+// report tells the cluster of a failure. An endpoint is not to blame for a client without patience, nor for a full one. How a
+// tunnel ends is nobody's business.
 func (s *stream) report(f *Failure) {
-	if s.impatient && !time.Now().Before(s.deadline) {
+	if s.open || s.impatient && !time.Now().Before(s.deadline) {
 		return
 	}
 	switch f.Code {
@@ -184,7 +185,7 @@ func (s *stream) judge(status int, h fieldList) policies.RetryOn {
 // again sends an untagged request to another endpoint, if the policy allows to repeat it for this reason and there is all
 // of it. Its client has seen nothing of an answer, and its stream to the old endpoint has ended. Called with mu held.
 func (s *stream) again(why policies.RetryOn) bool {
-	if why == 0 || !s.movable() || !s.toUp.ended || s.srv.ctx.Err() != nil {
+	if why == 0 || !s.movable() || !s.toUp.ended && s.tunnel == noTunnel || s.srv.ctx.Err() != nil {
 		return false
 	}
 	if !s.deadline.IsZero() && !time.Now().Before(s.deadline) || !s.lease.Next(why) {

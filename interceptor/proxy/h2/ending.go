@@ -1,6 +1,9 @@
 package h2
 
 import (
+	"errors"
+	"os"
+
 	"golang.org/x/net/http2"
 
 	"txmesh/policies"
@@ -168,7 +171,18 @@ func (s *stream) endpointLost(l *link, err error, b *batch) {
 		return
 	}
 	s.upDone = true
-	s.broke(&Failure{Code: CodeBroken, Endpoint: l.endpoint, Sent: true, Cause: err}, policies.Reset, b)
+	f := &Failure{Code: CodeBroken, Endpoint: l.endpoint, Sent: true, Cause: err}
+	if s.open {
+		f.reset = http2.ErrCodeConnect // RFC 9113, 8.5
+	}
+	var bad *malformed
+	switch {
+	case errors.As(err, &bad):
+		f.Code, f.Cause, f.Detail = CodeAnswer, nil, bad.detail
+	case l.plain != nil && errors.Is(err, os.ErrDeadlineExceeded):
+		f.Code = CodeTime
+	}
+	s.broke(f, policies.Reset, b)
 }
 
 // peerBroke is told that one side broke the rules with this stream, which was reset there.

@@ -169,12 +169,16 @@ func (h fieldList) checkRequest() string {
 	if bad := h[pseudo:].plain(); bad != "" {
 		return bad
 	}
-	method := h.get(":method")
-	if !httpguts.ValidHeaderFieldName(method) {
+	method, extended := h.get(":method"), h.find(":protocol", 0) >= 0
+	switch {
+	case !httpguts.ValidHeaderFieldName(method):
 		return "method"
-	}
-	if method == "CONNECT" {
-		return "" // refused by what routes
+	case extended && method != "CONNECT":
+		return ":protocol without CONNECT"
+	case method == "CONNECT" && !extended && (h.find(":scheme", 0) >= 0 || h.find(":path", 0) >= 0):
+		return "CONNECT with scheme or path"
+	case method == "CONNECT" && !extended:
+		return h.checkAuthority()
 	}
 	path := h.get(":path")
 	if h.get(":scheme") == "" || path == "" || path[0] != '/' && (path != "*" || method != "OPTIONS") || strings.ContainsAny(path, " \t") {

@@ -1,6 +1,10 @@
 package h2
 
-import "time"
+import (
+	"errors"
+	"os"
+	"time"
+)
 
 // batch collects the connections to which something was said, so that much of it leaves in one system call. Who has a
 // batch flushes it before it blocks. One goroutine uses it.
@@ -27,8 +31,8 @@ func (l *link) flush(b *batch) {
 	for p := l.outgoing(); p != nil; p = l.outgoing() {
 		l.mu.Unlock()
 		n, err := 0, error(nil)
-		if l.plain != nil {
-			n, err = l.plain.Try(p)
+		if l.quick != nil {
+			n, err = l.quick.Try(p)
 		}
 		if err == nil && n < len(p) {
 			go l.drain(p, n)
@@ -43,11 +47,7 @@ func (l *link) flush(b *batch) {
 func (l *link) drain(p []byte, n int) {
 	var b batch
 	for {
-		// A closed connection says so in Write.
-		_ = l.conn.SetWriteDeadline(time.Now().Add(writeTime))
-		_, err := l.conn.Write(p[n:])
-		_ = l.conn.SetWriteDeadline(time.Time{})
-		l.written(p, err, &b)
+		l.written(p, l.put(p[n:]), &b)
 		if p, n = l.outgoing(), 0; p == nil {
 			l.stop()
 			b.flush()
@@ -55,6 +55,20 @@ func (l *link) drain(p []byte, n int) {
 		}
 		l.mu.Unlock()
 		b.flush()
+	}
+}
+
+// put writes all of p, for as long as the peer takes something of it. TLS cannot go on after a write that timed out.
+func (l *link) put(p []byte) error {
+	for {
+		// A closed connection says so in Write.
+		_ = l.conn.SetWriteDeadline(time.Now().Add(l.writeTime))
+		n, err := l.conn.Write(p)
+		_ = l.conn.SetWriteDeadline(time.Time{})
+		if n == 0 || l.quick == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
+			return err
+		}
+		p = p[n:]
 	}
 }
 
@@ -92,16 +106,32 @@ func (l *link) written(p []byte, err error, b *batch) {
 // an end, and by a moment for the peer to read them.
 func (l *link) stop() {
 	l.writing = false
-	end := l.ending && l.dead == nil
+	end, half := l.ending && l.dead == nil, l.half
+	l.half = false
 	l.mu.Unlock()
-	if !end {
+	switch {
+	case l.plain != nil && end:
+		l.conn.Close() // both halves have ended
+		return
+	case half:
+		l.endHalf()
+		return
+	case !end:
 		return
 	}
-	half, ok := l.conn.(interface{ CloseWrite() error })
-	if !ok || half.CloseWrite() != nil {
-		l.conn.Close() // the reader finds out
+	if !l.endHalf() {
 		return
 	}
 	// The reader ends by the peer's end, or by this.
 	_ = l.conn.SetReadDeadline(time.Now().Add(lingerTime))
+}
+
+// endHalf tells the peer that nothing more comes. Where only the whole connection can end, the reader finds out.
+func (l *link) endHalf() bool {
+	half, ok := l.conn.(interface{ CloseWrite() error })
+	if ok && half.CloseWrite() == nil {
+		return true
+	}
+	l.conn.Close()
+	return false
 }

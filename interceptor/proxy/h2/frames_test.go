@@ -395,6 +395,10 @@ func FuzzFrames(f *testing.F) {
 		func() error {
 			return fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: []byte("\x88"), EndHeaders: true})
 		},
+		func() error { // CONNECT for a WebSocket
+			return fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 3, EndHeaders: true,
+				BlockFragment: []byte("\x02\x07CONNECT\x00\x09:protocol\x09websocket\x86\x84\x41\x01x")})
+		},
 		func() error { return fr.WriteData(1, false, []byte("abc")) },
 		func() error { return fr.WriteWindowUpdate(1, 5) },
 		func() error { return fr.WriteRSTStream(1, http2.ErrCodeRefusedStream) },

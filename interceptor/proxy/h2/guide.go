@@ -21,7 +21,7 @@ func (s *stream) guide() {
 // consult is called with mu held, by a goroutine that may wait.
 func (s *stream) consult(b *batch) {
 	var v interceptor.Verdict
-	if s.srv.opts.Gate != nil {
+	if s.srv.opts.Gate != nil && s.tunnel != blind {
 		s.mu.Unlock() // what the Gate sees locks by itself
 		v = s.srv.opts.Gate.Before(s.srv.ctx, s.target.Port, (*request)(s))
 		s.mu.Lock()
@@ -92,8 +92,11 @@ func (s *stream) lead(b *batch) {
 
 // arrived reports that there is what After waits for.
 func (s *stream) arrived() bool {
-	return s.status != 0 && (s.ticket.Hold || s.toDown.ended)
+	return s.status != 0 && (s.holds() || s.toDown.ended)
 }
+
+// holds reports that After sees the answer before the client does.
+func (s *stream) holds() bool { return s.ticket.Hold || s.open }
 
 // finish calls After, once, and lets the client see how the exchange ended; called with mu held.
 func (s *stream) finish(f *Failure, b *batch) {

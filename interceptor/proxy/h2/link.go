@@ -19,8 +19,15 @@ import (
 
 var errDead = errors.New("peer does not answer a ping")
 
-// role is what differs between a connection to a client and one to an endpoint. All run on its reading goroutine.
+// role is what differs between connections.
 type role interface {
+	freed(b *batch)                              // a stream has ended
+	lost(streams []*stream, err error, b *batch) // the connection has
+}
+
+// framed is what differs between a connection of HTTP/2 to a client and one to an endpoint. All run on its reading goroutine.
+type framed interface {
+	role
 	// headers takes a complete list of fields. It owns them.
 	headers(id uint32, h fieldList, end bool, b *batch) error
 	// reset is told that the peer gave up a stream, which is forgotten already.
@@ -29,9 +36,8 @@ type role interface {
 	settled(b *batch) // the peer's first settings have come
 	acked(data [8]byte, b *batch)
 	unknown(id uint32, t http2.FrameType, b *batch) error // a frame of a stream that is not there
-	freed(b *batch)                                       // a stream has ended
+	last() uint32                                         // stream of the peer that was looked at
 	rest() time.Duration                                  // how long there may be no streams
-	lost(streams []*stream, err error, b *batch)          // the connection has
 }
 
 // link is one HTTP/2 connection. One goroutine reads it. Whoever has something to say appends it to out, and the batch
@@ -39,12 +45,16 @@ type role interface {
 type link struct {
 	srv      *Server
 	conn     net.Conn
-	plain    *socket.Conn // nil: the connection can only be written to with blocking
+	quick    *socket.Conn // nil: the connection can only be written to with blocking
 	role     role
+	frames   framed // the same role; nil: plain
+	plain    *plain // nil: HTTP/2
 	client   bool   // the other side is a client
 	endpoint string // else this endpoint
 	in       reading
 	guides   sync.WaitGroup // of a client's streams
+
+	writeTime time.Duration // in which the peer must take something of what is written
 
 	activity atomic.Uint32 // counts what was read, for tend
 	active   time.Time     // when tend last saw a difference; tend alone uses it
@@ -67,7 +77,9 @@ type link struct {
 	streams  map[uint32]*stream
 	next     uint32  // id of the next stream to an endpoint; to a client, the last one that it opened
 	ready    []*pipe // they have something to send and found no room
+	extends  bool    // the peer takes extended CONNECT
 	going    bool    // no new streams: GOAWAY was sent or received
+	half     bool    // end our half once out is written
 	ending   bool    // close once out is written
 	dead     error
 }
@@ -81,9 +93,9 @@ func (o outbox) Write(p []byte) (int, error) {
 }
 
 func newLink(srv *Server, conn net.Conn, br *bufio.Reader, client bool) *link {
-	plain, _ := conn.(*socket.Conn)
+	quick, _ := conn.(*socket.Conn)
 	l := &link{
-		srv: srv, conn: conn, plain: plain, client: client, active: time.Now(),
+		srv: srv, conn: conn, quick: quick, writeTime: writeTime, client: client, active: time.Now(),
 		maxFrame: frameMax, initial: 65535, window: 65535, limit: 100, streams: map[uint32]*stream{},
 	}
 	l.drained = sync.NewCond(&l.mu)
@@ -104,7 +116,8 @@ func (l *link) greet(b *batch) {
 		{ID: http2.SettingMaxHeaderListSize, Val: uint32(l.srv.opts.Limits.HeaderBytes)},
 	}
 	if l.client {
-		settings = append(settings, http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: uint32(l.srv.opts.Limits.Streams)})
+		settings = append(settings, http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: uint32(l.srv.opts.Limits.Streams)},
+			http2.Setting{ID: http2.SettingEnableConnectProtocol, Val: 1})
 	} else {
 		l.out = append(l.out, http2.ClientPreface...)
 		settings = append(settings, http2.Setting{ID: http2.SettingEnablePush, Val: 0})
@@ -167,7 +180,11 @@ func (l *link) data(d *pipe, p []byte, end bool, b *batch) (n int, more bool) {
 		}
 	}
 	l.window -= int64(n)
-	l.say(l.fr.WriteData(d.dstID, end && n == len(p), p[:n]), b)
+	if end = end && n == len(p); l.plain != nil {
+		l.plain.send(p[:n], end, b)
+	} else {
+		l.say(l.fr.WriteData(d.dstID, end, p[:n]), b)
+	}
 	if n < len(p) && len(l.ready) > 0 {
 		l.enlist(d)
 		return n, false
@@ -196,14 +213,23 @@ func (l *link) delist(d *pipe) {
 // credit gives the peer back what it may send.
 func (l *link) credit(id uint32, n int64, b *batch) {
 	l.mu.Lock()
-	if l.dead == nil {
+	defer l.mu.Unlock()
+	switch {
+	case l.plain != nil:
+		l.plain.allow(n)
+	case l.dead == nil:
 		l.say(l.fr.WriteWindowUpdate(id, uint32(n)), b)
 	}
-	l.mu.Unlock()
 }
 
 // resetStream gives a stream up and forgets it.
 func (l *link) resetStream(id uint32, code http2.ErrCode, b *batch) {
+	if l.plain != nil {
+		l.abort() // first: forget may let another goroutine close
+		l.forget(id, b)
+		l.fail(net.ErrClosed, b)
+		return
+	}
 	l.mu.Lock()
 	if l.dead == nil {
 		l.say(l.fr.WriteRSTStream(id, code), b)
@@ -292,6 +318,13 @@ func (l *link) fail(err error, b *batch) {
 	l.mu.Unlock()
 	l.conn.Close() // nothing more is expected of it
 	l.role.lost(streams, err, b)
+}
+
+// abort lets the close that follows be a reset.
+func (l *link) abort() {
+	if reset, ok := l.conn.(interface{ SetLinger(sec int) error }); ok {
+		_ = reset.SetLinger(0) // the close is all that can be done
+	}
 }
 
 // waitForRoom stops a client from asking while it does not read the answers.

@@ -21,6 +21,7 @@ const (
 	CodeSlow        = "TXM0207"
 	CodeBodySize    = "TXM0209"
 	CodeMalformed   = "TXM0214"
+	CodeStalled     = "TXM0216"
 	CodeUnreachable = "TXM0220"
 	CodeBroken      = "TXM0221"
 	CodeAnswer      = "TXM0222"
@@ -72,6 +73,8 @@ type Client struct {
 	Caller  string // Port.Caller
 	// Route says where a request for that authority goes. It is called once for each request and must not block.
 	Route func(authority string) (Target, *Failure)
+	// Connect is Route for a plain CONNECT.
+	Connect func(authority string) (Target, *Failure)
 }
 
 // Options is what a Server works with. NoPlace, Judge and Explain are required; zero limits mean the defaults of package proxy,
@@ -80,6 +83,8 @@ type Options struct {
 	Gate Gate // nil: no request is ever tagged
 	Log  *slog.Logger
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// DialPlain is Dial for connections that will not speak HTTP/2.
+	DialPlain func(ctx context.Context, network, address string) (net.Conn, error)
 	// NoPlace says why the cluster of a service gave no endpoint.
 	NoPlace func(service string, err error) *Failure
 	// Judge says what an answer of 5xx tells of its endpoint, and which reason it is to repeat the request; 0: none. code is
@@ -99,6 +104,7 @@ type Limits struct {
 	BodyBytes     int64         // of a request; 0: no limit
 	HeaderTime    time.Duration // from the first byte of a header block to its last, and for the first frame of a connection
 	BufferTime    time.Duration // of silence while the Gate reads a body
+	WriteIdle     time.Duration // of a side of a tunnel that takes nothing of what waits for it; looked at once in that time
 	Idle          time.Duration // of a client connection without streams
 	EndpointIdle  time.Duration // of a connection to an endpoint without streams
 	DialTime      time.Duration // to connect to an endpoint and to see that it speaks HTTP/2

@@ -28,6 +28,7 @@ type pipe struct {
 	left    int64 // what src may still send
 	length  int64 // what is still to come by content-length; -1: nobody knows
 	total   int64
+	seen    int64 // what had left when stands was asked, while something waited; -1: nothing did
 	trailer fieldList
 
 	waits bool // in dst.ready; guarded by dst.mu

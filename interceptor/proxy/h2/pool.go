@@ -211,7 +211,7 @@ func (p *pool) open(h *host, within time.Duration) (*upstream, error) {
 	}
 	conn = socket.Quick(conn)
 	u := &upstream{link: newLink(p.srv, conn, bufio.NewReaderSize(conn, readBuffer), false), host: h, alive: make(chan struct{})}
-	u.role, u.next, u.endpoint = u, 1, h.name
+	u.role, u.frames, u.next, u.endpoint = u, u, 1, h.name
 	var b batch
 	u.greet(&b)
 	b.flush()

@@ -80,7 +80,7 @@ func (l *link) read() {
 	if bad := l.blame(err); bad != nil {
 		l.srv.refused(bad.txm)
 		l.srv.opts.Log.Debug("http/2 connection broken", "remote", l.conn.RemoteAddr().String(), "code", bad.txm, "detail", bad.detail)
-		l.sendGoAway(l.role.(interface{ last() uint32 }).last(), bad.code, bad.txm+" "+bad.detail, &b)
+		l.sendGoAway(l.frames.last(), bad.code, bad.txm+" "+bad.detail, &b)
 		b.flush()
 		l.linger()
 		err = bad
@@ -216,7 +216,7 @@ func (l *link) take(f http2.Frame, b *batch) error {
 	case *http2.PingFrame:
 		return l.takePing(f, b)
 	case *http2.GoAwayFrame:
-		l.role.goAway(f, b)
+		l.frames.goAway(f, b)
 		return nil
 	case *http2.PushPromiseFrame:
 		return violation(http2.ErrCodeProtocol, "PUSH_PROMISE")
@@ -260,7 +260,7 @@ func (l *link) takeBlock(p []byte, whole bool, b *batch) error {
 	id, h := r.id, append(make(fieldList, 0, len(r.fields)), r.fields...)
 	clear(r.fields)
 	r.id, r.fields = 0, r.fields[:0]
-	return l.role.headers(id, h, r.end, b)
+	return l.frames.headers(id, h, r.end, b)
 }
 
 func (l *link) takeData(f *http2.DataFrame, b *batch) error {
@@ -274,7 +274,7 @@ func (l *link) takeData(f *http2.DataFrame, b *batch) error {
 	}
 	s := l.find(f.StreamID)
 	if s == nil {
-		return l.role.unknown(f.StreamID, http2.FrameData, b)
+		return l.frames.unknown(f.StreamID, http2.FrameData, b)
 	}
 	if len(f.Data()) == 0 && !f.StreamEnded() {
 		if err := l.idleFrame(); err != nil {
@@ -308,7 +308,7 @@ func (l *link) takeWindow(f *http2.WindowUpdateFrame, b *batch) error {
 	}
 	s := l.find(f.StreamID)
 	if s == nil {
-		return l.role.unknown(f.StreamID, http2.FrameWindowUpdate, b)
+		return l.frames.unknown(f.StreamID, http2.FrameWindowUpdate, b)
 	}
 	if !s.widen(l, f.StreamID, int64(f.Increment), b) {
 		return http2.StreamError{StreamID: f.StreamID, Code: http2.ErrCodeFlowControl}
@@ -319,19 +319,19 @@ func (l *link) takeWindow(f *http2.WindowUpdateFrame, b *batch) error {
 func (l *link) takeReset(f *http2.RSTStreamFrame, b *batch) error {
 	s := l.find(f.StreamID)
 	if s == nil {
-		return l.role.unknown(f.StreamID, http2.FrameRSTStream, b)
+		return l.frames.unknown(f.StreamID, http2.FrameRSTStream, b)
 	}
 	if l.client && !l.in.resets.take() {
 		return flood("too many streams given up")
 	}
 	l.forget(f.StreamID, b)
-	l.role.reset(s, f.StreamID, f.ErrCode, b)
+	l.frames.reset(s, f.StreamID, f.ErrCode, b)
 	return nil
 }
 
 func (l *link) takePing(f *http2.PingFrame, b *batch) error {
 	if f.IsAck() {
-		l.role.acked(f.Data, b)
+		l.frames.acked(f.Data, b)
 		return nil
 	}
 	l.mu.Lock()
@@ -366,7 +366,7 @@ func (l *link) takeSettings(f *http2.SettingsFrame, b *batch) error {
 	if !l.in.begun {
 		l.in.begun = true
 		_ = l.conn.SetReadDeadline(time.Time{})
-		l.role.settled(b)
+		l.frames.settled(b)
 	}
 	return l.idleFrame()
 }
@@ -388,6 +388,8 @@ func (l *link) set(s http2.Setting, delta *int64) error {
 		if !l.client && s.Val != 0 {
 			return violation(http2.ErrCodeProtocol, "a server may not enable push")
 		}
+	case http2.SettingEnableConnectProtocol:
+		l.extends = s.Val == 1
 	default: // frames of the smallest size that everybody takes are good enough; the rest asks for nothing
 	}
 	return nil

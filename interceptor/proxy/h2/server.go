@@ -90,7 +90,7 @@ const readBuffer = 16 << 10
 func (s *Server) NewConn(conn net.Conn, first []byte, who Client, up *Upgrade) *Conn {
 	br := bufio.NewReaderSize(&prefixed{append([]byte(nil), first...), conn}, readBuffer)
 	c := &Conn{link: newLink(s, conn, br, true), who: who, up: up}
-	c.role = c
+	c.role, c.frames = c, c
 	if up != nil {
 		c.out = append(c.out, switching...)
 	}
@@ -217,9 +217,15 @@ func (s *stream) begin(c *Conn, b *batch) error {
 		s.downDone = true
 		return malformed
 	}
+	route := s.client.Route
 	if s.head.get(":method") == "CONNECT" {
-		s.conclude(&Failure{Code: CodeConnect}, b)
-		return nil
+		if f := s.asTunnel(); f != nil {
+			s.conclude(f, b)
+			return nil
+		}
+	}
+	if s.tunnel == blind {
+		route = s.client.Connect
 	}
 	n, ok := s.head.contentLength()
 	if !ok || s.toUp.ended && n > 0 {
@@ -227,7 +233,7 @@ func (s *stream) begin(c *Conn, b *batch) error {
 		return malformed
 	}
 	s.toUp.length = n
-	t, f := s.client.Route(s.head.authority())
+	t, f := route(s.head.authority())
 	if f != nil {
 		s.conclude(f, b)
 		return nil
@@ -241,7 +247,7 @@ func (s *stream) begin(c *Conn, b *batch) error {
 // ask asks the Gate about a request, here or, if that may block, in a goroutine; called with mu held.
 func (s *stream) ask(b *batch) {
 	var v interceptor.Verdict
-	if s.srv.opts.Gate != nil {
+	if s.srv.opts.Gate != nil && s.tunnel != blind {
 		if s.srv.gate == nil || s.srv.gate.Concerns(s.target.Port, (*request)(s)) {
 			s.guided = true
 			s.down.guides.Go(s.guide)
@@ -272,7 +278,7 @@ func (s *stream) requestTrailer(h fieldList, end bool, b *batch) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	code := http2.ErrCodeProtocol
-	if end || s.toUp.ended {
+	if (end || s.toUp.ended) && s.tunnel == noTunnel {
 		code = s.toUp.receiveTrailer(h, b)
 	}
 	if code != 0 {

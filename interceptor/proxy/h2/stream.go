@@ -37,7 +37,9 @@ type stream struct {
 	status    int       // of the response; 0: it has not come
 	bare      bool      // the response is a header and nothing else
 	answered  bool      // the client has seen its header
-	started   bool      // an endpoint has seen the request
+	tunnel    tunnel
+	open      bool // the tunnel is
+	started   bool // an endpoint has seen the request
 	guided    bool
 	ticket    *interceptor.Ticket // from Before to the end
 	failure   *Failure            // of a guided stream
@@ -67,6 +69,10 @@ func newStream(srv *Server, down *link, id uint32, h fieldList, end bool) *strea
 
 // dispatch sends an untagged request on its way; called with mu held. Where it would have to wait, a goroutine does.
 func (s *stream) dispatch(b *batch) {
+	if s.tunnel != noTunnel {
+		go s.connectLater()
+		return
+	}
 	if l := s.srv.pool.ready(s.target.Port.Endpoint, s.terms()); l != nil && l.open(s, b) {
 		return
 	}
@@ -106,7 +112,7 @@ func (s *stream) connectTo(ctx context.Context, b *batch) *Failure {
 	endpoint, t := s.target.Port.Endpoint, s.terms()
 	s.mu.Unlock()
 	for {
-		l, f := s.srv.pool.get(ctx, endpoint, t)
+		l, f := s.way(ctx, endpoint, t)
 		if f != nil {
 			return f
 		}
@@ -118,6 +124,13 @@ func (s *stream) connectTo(ctx context.Context, b *batch) *Failure {
 		ok := f == nil && l.open(s, b)
 		s.mu.Unlock()
 		b.flush()
+		switch {
+		case l.plain == nil:
+		case ok:
+			go l.plain.run()
+		default:
+			l.conn.Close() // nobody needs it any more
+		}
 		if ok || f != nil {
 			return f
 		}
@@ -141,10 +154,15 @@ func (l *link) open(s *stream, b *batch) bool {
 	l.next += 2
 	l.streams[s.upID] = s
 	up, down := &s.toUp, &s.toDown
-	up.dst, up.dstID, up.room, up.held = l, s.upID, l.initial, false
+	up.dst, up.dstID, up.room = l, s.upID, l.initial
+	up.held = l.plain != nil // what is sent before an upgrade was accepted would be read as another request
 	down.src, down.srcID, down.left = l, s.upID, streamWindow
-	up.closed = up.ended && len(up.waiting()) == 0 && up.trailer == nil
-	l.sendHeaders(s.upID, s.head, up.closed, b)
+	up.closed = !up.held && up.ended && len(up.waiting()) == 0 && up.trailer == nil
+	if l.plain != nil {
+		l.plain.ask(s.head, b)
+	} else {
+		l.sendHeaders(s.upID, s.wire(), up.closed, b)
+	}
 	l.mu.Unlock()
 	up.pump(b)
 	return true
@@ -182,7 +200,7 @@ func (s *stream) data(l *link, id uint32, p []byte, length int, end bool, b *bat
 	if code != 0 {
 		return code
 	}
-	if most := s.srv.opts.Limits.BodyBytes; d == &s.toUp && most > 0 && d.total > most && !d.sink {
+	if most := s.srv.opts.Limits.BodyBytes; d == &s.toUp && most > 0 && d.total > most && !d.sink && s.tunnel == noTunnel {
 		s.fail(&Failure{Code: CodeBodySize, Sent: s.started}, b)
 	}
 	s.news(b)
@@ -260,7 +278,7 @@ func (s *stream) respond(l *link, id uint32, h fieldList, end bool, b *batch) ht
 		return 0
 	}
 	if s.status != 0 {
-		if !end {
+		if !end || s.open {
 			return http2.ErrCodeProtocol
 		}
 		if s.status < 500 { // else the head has said it
@@ -289,6 +307,10 @@ func (s *stream) respond(l *link, id uint32, h fieldList, end bool, b *batch) ht
 
 // accept takes the head of the final answer, or sends the request to another endpoint instead.
 func (s *stream) accept(status int, h fieldList, end bool, b *batch) http2.ErrCode {
+	opens := s.tunnel != noTunnel && status < 300
+	if opens {
+		h = h.without("content-length") // RFC 9110, 9.3.6
+	}
 	n, ok := h.contentLength()
 	if s.head.get(":method") == "HEAD" || status == 304 {
 		n = -1
@@ -304,7 +326,11 @@ func (s *stream) accept(status int, h fieldList, end bool, b *batch) http2.ErrCo
 	}
 	s.status, s.answer, s.bare, s.replay = status, h, end, nil
 	s.toDown.length, s.toDown.ended = n, end
-	if !s.guided || !s.ticket.Hold && !end {
+	if opens {
+		s.open = true
+		s.pause() // no time bounds it from now on
+	}
+	if !s.guided || !s.holds() && !end {
 		s.release(b)
 	}
 	s.news(b)
@@ -316,6 +342,9 @@ func (s *stream) release(b *batch) {
 	s.answered, s.toDown.held = true, false
 	if s.downDone {
 		return
+	}
+	if s.open && !s.over {
+		s.flow(b)
 	}
 	d := &s.toDown
 	d.closed = d.ended && len(d.waiting()) == 0 && d.trailer == nil && !d.keepEnd
@@ -330,7 +359,7 @@ func (s *stream) expire() {
 	defer b.flush()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.timer == nil {
+	if s.timer == nil || s.open {
 		return
 	}
 	s.fail(&Failure{Code: CodeTime, Endpoint: s.target.Port.Endpoint, Sent: s.started, reset: http2.ErrCodeCancel}, &b)

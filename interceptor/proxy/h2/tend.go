@@ -52,7 +52,7 @@ func (l *link) look(now time.Time) {
 	}
 	silent := now.Sub(l.active)
 	limits := &l.srv.opts.Limits
-	idle := l.role.rest()
+	idle := l.frames.rest()
 	l.mu.Lock()
 	streams := len(l.streams)
 	ask := streams > 0 && silent >= limits.PingAfter && l.dead == nil && !l.pinged

@@ -50,16 +50,27 @@ const (
 // Speaks reports whether an endpoint speaks HTTP/2, by opening a connection if there is none.
 func (s *Server) Speaks(endpoint string) bool {
 	s.pool.mu.Lock()
-	h := s.pool.host(endpoint)
-	asked, t := time.Now().Before(h.until), h.terms
+	t := s.pool.host(endpoint).terms
 	s.pool.mu.Unlock()
-	if asked {
-		return false
+	return s.speaks(endpoint, t)
+}
+
+func (s *Server) speaks(endpoint string, t terms) bool {
+	s.pool.mu.Lock()
+	h := s.pool.host(endpoint)
+	known, not := len(h.links) > 0, time.Now().Before(h.until)
+	s.pool.mu.Unlock()
+	if known || not {
+		return known
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, speaksTime)
 	defer cancel()
-	if l, _ := s.pool.get(ctx, endpoint, t); l != nil {
+	l, f := s.pool.get(ctx, endpoint, t)
+	if l != nil {
 		return true
+	}
+	if f.Code == CodeUnreachable && ctx.Err() == nil {
+		return false // it may be another one that listens next
 	}
 	s.pool.mu.Lock()
 	h.until = time.Now().Add(speaksNot)

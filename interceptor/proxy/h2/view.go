@@ -45,7 +45,13 @@ func (r *request) Headers(name string) []string {
 func (r *request) SetHeader(name, value string)          { r.head = r.head.edit(name, &value) }
 func (r *request) DelHeader(name string)                 { r.head = r.head.edit(name, nil) }
 func (r *request) EachHeader(f func(name, value string)) { r.head.each(f) }
-func (r *request) Body(most int) ([]byte, error)         { return (*stream)(r).body(&r.toUp, most) }
+
+func (r *request) Body(most int) ([]byte, error) {
+	if r.tunnel != noTunnel {
+		return nil, nil // what follows is none
+	}
+	return (*stream)(r).body(&r.toUp, most)
+}
 
 // response is a stream as the Gate sees it when its answer has come.
 type response stream
