@@ -136,12 +136,26 @@ func (s *Sidecar) prove(ctx context.Context, loops *sync.WaitGroup) {
 	}
 }
 
-// unproven returns why there is no valid certificate, if one is wanted.
+// unproven returns why there is no valid certificate of this service, if one is wanted.
 func (s *Sidecar) unproven() error {
 	if s.identity == nil {
 		return nil
 	}
-	return s.identity.Ready()
+	if err := s.identity.Ready(); err != nil {
+		return err
+	}
+	id := s.identity.ID()
+	if proven := policies.ServiceOf(id); proven != "" && proven != s.cfg.Service {
+		return fmt.Errorf("service is %s, but the certificate %s is of %s: peers refuse this sidecar until one of them is changed",
+			s.cfg.Service, id, proven)
+	}
+	return nil
+}
+
+// disbelieved counts and logs a peer that is not what it says, or not what it is taken for.
+func (s *Sidecar) disbelieved(cause, address string, err error) {
+	s.metrics.onRefused(cause)
+	s.log.Warn("peer refused", "peer", address, "cause", cause, "error", err)
 }
 
 // secured returns what makes TLS of a listener's connections, in the mode given; without an identity nothing does.

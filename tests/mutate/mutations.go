@@ -18,7 +18,7 @@ type mutation struct {
 func mutations() []mutation {
 	var all []mutation
 	for _, list := range [][]mutation{ofCore(), ofOrder(), ofBarrier(), ofGate(), ofRelay(), ofEngine(), ofFleet(), ofDTM(), ofTraffic(),
-		ofRepeats(), ofUnprotected(), ofGRPC(), ofPorts()} {
+		ofRepeats(), ofUnprotected(), ofGRPC(), ofPorts(), ofProof()} {
 		all = append(all, list...)
 	}
 	return all
