@@ -7,10 +7,12 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
 	"txmesh/interceptor"
+	"txmesh/interceptor/dtm"
 	"txmesh/policies"
 	"txmesh/sidecar/identity"
 	"txmesh/sidecar/peer"
@@ -272,9 +274,23 @@ func (s *Sidecar) access() *policies.Access { return s.Current().Access(s.cfg.Se
 
 // mayJoin implements peer.ServerOptions.May.
 func (s *Sidecar) mayJoin(caller string) error {
-	if s.access().Allows(policies.Join, caller, policies.Target{}) {
+	return s.may(caller, policies.Target{}, policies.Join)
+}
+
+// mayAsk implements dtm.Options.May.
+func (s *Sidecar) mayAsk(a dtm.Asker, oneOf ...policies.Act) error {
+	return s.may(a.Caller, policies.Target{Service: s.cfg.Service, Method: a.Method, Path: a.Path}, oneOf...)
+}
+
+// may holds a caller to the access policies: one of the acts must be allowed.
+func (s *Sidecar) may(caller string, t policies.Target, oneOf ...policies.Act) error {
+	allowed := func(act policies.Act) bool { return s.access().Allows(act, caller, t) }
+	if slices.ContainsFunc(oneOf, allowed) {
 		return nil
 	}
-	s.metrics.onDenied(policies.Join, caller)
-	return fmt.Errorf("join at %s by %q: %w", s.cfg.Service, caller, interceptor.ErrDenied)
+	s.metrics.onDenied(oneOf[0], caller)
+	if caller == "" {
+		caller = "a caller without certificate"
+	}
+	return fmt.Errorf("%s at %s by %s: %w", oneOf[0], s.cfg.Service, caller, interceptor.ErrDenied)
 }

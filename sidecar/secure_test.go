@@ -16,7 +16,14 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	grpcstatus "google.golang.org/grpc/status"
+
 	"txmesh/interceptor"
+	"txmesh/interceptor/dtm/dtmgimp"
 	"txmesh/sidecar/identity"
 	"txmesh/sidecar/identity/identitytest"
 	"txmesh/sidecar/peer"
@@ -384,6 +391,82 @@ func TestAccessPoliciesAreHeldTo(t *testing.T) {
 	}
 	b.at.counts(`txmesh_denied_total{act="operate",reason="not_authorised"} 1`)
 	b.at.counts(`txmesh_denied_total{act="operate",reason="no_token"} 1`)
+}
+
+const accessOfDTM = `apiVersion: txmesh.io/v1beta1
+kind: AccessPolicy
+metadata: {name: initiators, namespace: bank}
+spec:
+  services: [transfers]
+  rules:
+  - {from: [orders], may: [start, decide]}
+`
+
+// A rule for everybody can be held to the ports of DTM.
+func TestEverybodyMayBeLetInAtTheDoorOfDTMAlone(t *testing.T) {
+	cfg := config(t, "bank/transfers", newService(t).address(), transferPolicy)
+	cfg.DTM.HTTP = "127.0.0.1:0"
+	rule := `{from: ["*"], may: [start, decide], requests: [{path: "/api/dtmsvr/{operation}"}, {path: "/dtmgimp.Dtm/{method}"}]}`
+	cfg.Policies = append(cfg.Policies, writeFile(t, strings.Replace(accessOfDTM, "{from: [orders], may: [start, decide]}", rule, 1)))
+	r := start(t, cfg)
+	if res, text := call(t, "POST", "http://"+r.DTM+"/api/dtmsvr/prepare", `{"gid":"h","trans_type":"tcc"}`); res.StatusCode != 200 {
+		t.Errorf("prepare = %d %s, want 200", res.StatusCode, text)
+	}
+	if res, text := call(t, "POST", "http://"+r.Inbound+"/transfers", "{}"); res.StatusCode != 403 {
+		t.Errorf("transfer = %d %s, want 403", res.StatusCode, text)
+	}
+}
+
+func TestClientsOfDTMAreHeldToAccessPolicies(t *testing.T) {
+	a := identitytest.New(t, "mesh.test")
+	cfg := config(t, "bank/transfers", newService(t).address())
+	proven(t, a, a.Serve(), &cfg)
+	cfg.DTM.HTTP, cfg.DTM.GRPC = "127.0.0.1:0", "127.0.0.1:0"
+	cfg.Policies = append(cfg.Policies, writeFile(t, accessOfDTM))
+	r := start(t, cfg)
+	now := time.Now()
+	for i, tt := range []struct {
+		name, id, scheme string
+		prepare, stop    int // over HTTP
+		code             codes.Code
+	}{
+		{"no certificate", "", "http", 403, 403, codes.PermissionDenied},
+		{"TLS without a certificate", "", "https", 403, 403, codes.PermissionDenied},
+		{"certificate without the right", a.ID("bank/other"), "https", 403, 403, codes.PermissionDenied},
+		{"certificate with the right", a.ID("bank/orders"), "https", 200, 403, codes.OK}, // it may not operate
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			client := shown(t, a, tt.id, now.Add(-time.Hour), now.Add(time.Hour))
+			post := func(path string) int {
+				body := strings.NewReader(fmt.Sprintf(`{"gid":"h%d","trans_type":"tcc"}`, i))
+				res, err := client.Post(tt.scheme+"://"+r.DTM+"/api/dtmsvr/"+path, "application/json", body)
+				if err != nil {
+					t.Fatal(err)
+				}
+				res.Body.Close()
+				return res.StatusCode
+			}
+			if prepare, stop := post("prepare"), post("forceStop"); prepare != tt.prepare || stop != tt.stop {
+				t.Errorf("prepare = %d, forceStop = %d; want %d and %d", prepare, stop, tt.prepare, tt.stop)
+			}
+			creds := insecure.NewCredentials()
+			if tt.scheme == "https" {
+				creds = credentials.NewTLS(client.Transport.(*http.Transport).TLSClientConfig.Clone())
+			}
+			conn, err := grpc.NewClient(r.DTMGRPC, grpc.WithTransportCredentials(creds))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = conn.Close() }() // nothing is under way
+			_, err = dtmgimp.NewDtmClient(conn).Prepare(t.Context(), &dtmgimp.DtmRequest{Gid: fmt.Sprint("g", i), TransType: "tcc"})
+			if grpcstatus.Code(err) != tt.code {
+				t.Errorf("Prepare over gRPC = %v, want %v", err, tt.code)
+			}
+		})
+	}
+	r.counts(`txmesh_denied_total{act="start",reason="no_certificate"} 4`)
+	r.counts(`txmesh_denied_total{act="start",reason="not_authorised"} 2`)
+	r.counts(`txmesh_denied_total{act="operate",reason="not_authorised"} 2`)
 }
 
 // A call with a context is only as good as who brings it, and so is a message of a sidecar.

@@ -1,10 +1,21 @@
 package main
 
-// ofProof breaks what holds sidecars to the service of their certificate.
+// ofProof breaks what holds sidecars to the service of their certificate, and clients of DTM to access policies.
 func ofProof() []mutation {
 	const server, client, proof = "sidecar/peer/server.go", "sidecar/peer/client.go", "sidecar/peer/proof.go"
 	const peers, asks, answers, sent = "./sidecar/peer", "TestWhoAsksIsTheServiceOfItsCertificate", "TestWhoAnswersIsTheServiceOfItsCertificate", "TestNothingIsSentToAnotherServiceThanMeant"
+	const door, endpoints, clients = "./interceptor/dtm", "TestEveryEndpointAsksWhoMay", "TestClientsOfDTMAreHeldToAccessPolicies"
 	return []mutation{
+		{name: "clients of DTM may all", law: "ClientsOfDTM", file: "sidecar/dtm.go", by: "./sidecar", tests: clients,
+			old: "May: s.mayAsk, ", now: ""},
+		{name: "clients of DTM are nobody over gRPC", law: "ClientsOfDTM", file: "interceptor/dtm/access.go", by: "./sidecar", tests: clients,
+			old: "a.Caller = callerOf(c.conn)", now: "_ = c"},
+		{name: "whoever may begin may commit by DTM's submit", law: "SubmitAsks", file: "interceptor/dtm/access.go", by: door, tests: "TestSubmitAsksForWhatItDoes",
+			old: "	if t.Type == typeSaga {\n", now: "	if t.Type != typeWorkflow {\n"},
+		{name: "clients of DTM may stop what is not theirs", law: "EveryEndpoint", file: "interceptor/dtm/service.go", by: door, tests: endpoints, quick: true,
+			old: "	if err := s.may(ctx, policies.Operate); err != nil {\n		return err\n	}\n	if stopped,", now: "	if stopped,"},
+		{name: "clients of DTM see what is not theirs", law: "EveryEndpoint", file: "interceptor/dtm/http.go", by: door, tests: endpoints,
+			old: "	if err := s.mayLook(ctx); err != nil {\n		return nil, err\n	}\n	return s.query(", now: "	return s.query("},
 		{name: "who asks may name any service", law: "WhoAsks", file: server, by: peers, tests: asks, quick: true,
 			old: "if err := vouched(r.Header.Get(headerService), s.caller(r)); err != nil {", now: "if err := vouched(r.Header.Get(headerService), s.caller(r)); false {"},
 		{name: "who asks names no service", law: "WhoAsks", file: client, by: peers, tests: asks,
