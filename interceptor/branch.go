@@ -371,6 +371,9 @@ func (g *Gate) notEnlisted(r Request, rule *policies.Call, j joined, err error) 
 		return Verdict{Answer: problem(CodeConflict, "rule "+rule.Name+": the key was used for another call of this transaction", id)}
 	case errors.Is(err, ErrDenied):
 		return Verdict{Answer: problem(CodeDenied, "rule "+rule.Name+": "+err.Error(), id)}
+	case errors.Is(err, ErrMismatch):
+		g.Log.Warn("branch not enlisted", "tx", id, "rule", rule.Name, "error", err)
+		return Verdict{Answer: problem(CodeMismatch, "rule "+rule.Name+": "+err.Error(), id)}
 	case errors.Is(err, ErrBranches):
 		return Verdict{Answer: problem(CodeBranches, "rule "+rule.Name+": "+err.Error(), id)}
 	case OwnerOf(id) != g.Self:

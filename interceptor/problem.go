@@ -43,6 +43,7 @@ const (
 	CodeDenied      Code = "TXM0128"
 	CodeUnary       Code = "TXM0129"
 	CodeTypes       Code = "TXM0130"
+	CodeMismatch    Code = "TXM0131"
 )
 
 // Explanation is what a code means and what to do about it.
@@ -86,6 +87,7 @@ func Codes() []Explanation {
 		{CodeDenied, 403, "caller may not do this", "let an AccessPolicy of the service's namespace allow it, or call with a certificate that one allows"},
 		{CodeUnary, 400, "only a unary call of gRPC can be part of a transaction", "name the unary methods in match.grpc, so that streams pass beside the rule"},
 		{CodeTypes, 503, "types of a gRPC call are not known", "let the service serve reflection, or put spec.descriptors into the policy"},
+		{CodeMismatch, 403, "sidecar names another service than its certificate", "set service at the sidecar that is named to that of its certificate, or give it one with the id spiffe://DOMAIN/ns/NAMESPACE/sa/NAME of its service"},
 	}
 }
 

@@ -17,6 +17,9 @@ var ErrBranches = errors.New("too many branches in one transaction")
 // ErrDenied says that a caller may not do what it asked for. Branches wraps it.
 var ErrDenied = errors.New("not allowed by an access policy")
 
+// ErrMismatch says that a sidecar names another service than its certificate proves. Branches wraps it.
+var ErrMismatch = errors.New("not the service of the certificate")
+
 // ErrTooLarge says that an event is larger than the journal takes.
 var ErrTooLarge = errors.New("too large for the journal")
 

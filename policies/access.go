@@ -88,6 +88,16 @@ func (p callerPattern) matches(caller string) bool {
 	return true
 }
 
+// ServiceOf is the service that a SPIFFE id names, namespace/name; empty: the id is of another form and names none.
+func ServiceOf(id string) string {
+	rest, ok := strings.CutPrefix(id, spiffeScheme)
+	parts := strings.Split(rest, "/")
+	if !ok || len(parts) != 5 || parts[1] != "ns" || parts[3] != "sa" {
+		return ""
+	}
+	return parts[2] + "/" + parts[4]
+}
+
 var (
 	trustDomainForm = regexp.MustCompile(`^[a-z0-9._-]{1,255}$`)
 	segmentForm     = regexp.MustCompile(`^[a-zA-Z0-9._-]+$`)

@@ -24,6 +24,18 @@ func FuzzCallers(f *testing.F) {
 	})
 }
 
+func TestServiceOfAnID(t *testing.T) {
+	for id, want := range map[string]string{
+		"spiffe://mesh.example/ns/bank/sa/accounts": "bank/accounts", "": "", "spiffe://mesh.example": "", "spiffe://mesh.example/controlplane": "",
+		"spiffe://mesh.example/ns/bank/sa": "", "spiffe://mesh.example/ns/bank/sa/accounts/1": "", "spiffe://mesh.example/ns/bank/pod/accounts": "",
+		"spiffe://mesh.example/cluster/bank/sa/accounts": "", "https://mesh.example/ns/bank/sa/accounts": "",
+	} {
+		if got := ServiceOf(id); got != want {
+			t.Errorf("ServiceOf(%q) = %q, want %q", id, got, want)
+		}
+	}
+}
+
 func asRegexp(pattern string) *regexp.Regexp {
 	switch {
 	case pattern == "*":

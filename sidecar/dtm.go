@@ -16,6 +16,7 @@ import (
 	"txmesh/interceptor/dtm"
 	"txmesh/sidecar/admin"
 	"txmesh/sidecar/engine"
+	"txmesh/sidecar/identity"
 	"txmesh/sidecar/owners"
 	"txmesh/txlog"
 	"txmesh/txn"
@@ -27,7 +28,8 @@ func (s *Sidecar) newDTM(version string) *dtm.Service {
 		NewGID: func() string { return ulid.Make().String() }, Version: version,
 		Defaults: dtm.Defaults{TimeoutToFail: s.cfg.DTM.TimeoutToFail, RetryInterval: s.cfg.DTM.RetryInterval,
 			RetryMax: s.cfg.DTM.RetryMax, RequestTimeout: s.cfg.DTM.RequestTimeout, ResumeAfter: s.cfg.DTM.ResumeAfter},
-		Alerts: dtm.Alerts{URL: s.cfg.DTM.AlertURL, After: s.cfg.DTM.AlertAfter, Dial: s.dial}, BodyMax: s.cfg.MaxBody, Now: time.Now, Log: s.log})
+		Alerts: dtm.Alerts{URL: s.cfg.DTM.AlertURL, After: s.cfg.DTM.AlertAfter, Dial: s.dial}, BodyMax: s.cfg.MaxBody,
+		May: s.mayAsk, Now: time.Now, Log: s.log})
 }
 
 // takeOver gives the API the door's way to begin what a server of DTM has begun.
@@ -51,14 +53,16 @@ func (s *Sidecar) openDTM(p *ports) error {
 		srv := &fasthttp.Server{Handler: s.dtm.Handler(), ErrorHandler: s.dtm.Unreadable, Name: "txmesh", MaxRequestBodySize: s.cfg.MaxBody,
 			ReadTimeout: serverReadTime, IdleTimeout: serverIdle, NoDefaultServerHeader: true, DisablePreParseMultipartForm: true,
 			Logger: silent{}, CloseOnShutdown: true}
-		serve := func(l net.Listener) error { return srv.Serve(s.capped(crowded)(l)) }
+		serve := func(l net.Listener) error {
+			return srv.Serve(s.secured(identity.Optional, "http/1.1")(s.capped(crowded)(l)))
+		}
 		if p.dtm, err = p.open("dtm", s.cfg.DTM.HTTP, serve, srv.ShutdownWithContext); err != nil {
 			return err
 		}
 	}
 	if s.cfg.DTM.GRPC != "" {
 		srv := s.dtm.GRPC()
-		serve := func(l net.Listener) error { return srv.Serve(s.capped("")(l)) }
+		serve := func(l net.Listener) error { return srv.Serve(s.secured(identity.Optional, "h2")(s.capped("")(l))) }
 		stop := func(ctx context.Context) error {
 			defer context.AfterFunc(ctx, srv.Stop)()
 			srv.GracefulStop()

@@ -7,10 +7,12 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
 	"txmesh/interceptor"
+	"txmesh/interceptor/dtm"
 	"txmesh/policies"
 	"txmesh/sidecar/identity"
 	"txmesh/sidecar/peer"
@@ -136,12 +138,26 @@ func (s *Sidecar) prove(ctx context.Context, loops *sync.WaitGroup) {
 	}
 }
 
-// unproven returns why there is no valid certificate, if one is wanted.
+// unproven returns why there is no valid certificate of this service, if one is wanted.
 func (s *Sidecar) unproven() error {
 	if s.identity == nil {
 		return nil
 	}
-	return s.identity.Ready()
+	if err := s.identity.Ready(); err != nil {
+		return err
+	}
+	id := s.identity.ID()
+	if proven := policies.ServiceOf(id); proven != "" && proven != s.cfg.Service {
+		return fmt.Errorf("service is %s, but the certificate %s is of %s: peers refuse this sidecar until one of them is changed",
+			s.cfg.Service, id, proven)
+	}
+	return nil
+}
+
+// disbelieved counts and logs a peer that is not what it says, or not what it is taken for.
+func (s *Sidecar) disbelieved(cause, address string, err error) {
+	s.metrics.onRefused(cause)
+	s.log.Warn("peer refused", "peer", address, "cause", cause, "error", err)
 }
 
 // secured returns what makes TLS of a listener's connections, in the mode given; without an identity nothing does.
@@ -258,9 +274,23 @@ func (s *Sidecar) access() *policies.Access { return s.Current().Access(s.cfg.Se
 
 // mayJoin implements peer.ServerOptions.May.
 func (s *Sidecar) mayJoin(caller string) error {
-	if s.access().Allows(policies.Join, caller, policies.Target{}) {
+	return s.may(caller, policies.Target{}, policies.Join)
+}
+
+// mayAsk implements dtm.Options.May.
+func (s *Sidecar) mayAsk(a dtm.Asker, oneOf ...policies.Act) error {
+	return s.may(a.Caller, policies.Target{Service: s.cfg.Service, Method: a.Method, Path: a.Path}, oneOf...)
+}
+
+// may holds a caller to the access policies: one of the acts must be allowed.
+func (s *Sidecar) may(caller string, t policies.Target, oneOf ...policies.Act) error {
+	allowed := func(act policies.Act) bool { return s.access().Allows(act, caller, t) }
+	if slices.ContainsFunc(oneOf, allowed) {
 		return nil
 	}
-	s.metrics.onDenied(policies.Join, caller)
-	return fmt.Errorf("join at %s by %q: %w", s.cfg.Service, caller, interceptor.ErrDenied)
+	s.metrics.onDenied(oneOf[0], caller)
+	if caller == "" {
+		caller = "a caller without certificate"
+	}
+	return fmt.Errorf("%s at %s by %s: %w", oneOf[0], s.cfg.Service, caller, interceptor.ErrDenied)
 }

@@ -64,7 +64,7 @@ func metricTable() []metric {
 		{"txmesh_shadowed_total", "counter", nil, "requests that a rule in mode Shadow would have taken"},
 		{"txmesh_journals_adopted_total", "counter", nil, "journals of other sidecars that this one has taken over in a shared store"},
 		{"txmesh_journals_fenced_total", "counter", nil, "journals that another sidecar has taken from this one"},
-		{"txmesh_peer_refused_total", "counter", []string{"cause"}, "requests at the peer port that were not believed: unsigned, large, forged, stale or replayed"},
+		{"txmesh_peer_refused_total", "counter", []string{"cause"}, "messages of peers that were not believed: requests that were unsigned, large, forged, stale or replayed, and either side of a connection that named another service than its certificate (mismatch)"},
 		{"txmesh_denied_total", "counter", []string{"act", "reason"}, "what callers were not allowed to do: not_authorised by an access policy, no_certificate, or no token of the API"},
 		{"txmesh_tls_refused_total", "counter", []string{"by", "reason"}, "TLS handshakes of the mesh that were ended, by this side (self) or the other"},
 		{"txmesh_certificates_total", "counter", []string{"result"}, "certificates put in force (ok), and tries that brought none (failed)"},
@@ -211,7 +211,7 @@ func (m *metrics) tagged() {
 	for _, c := range proxy.Codes() {
 		m.refusedCodes[c.Code] = tag("code", c.Code).Counter("refused_total")
 	}
-	for _, c := range []string{"unsigned", "large", "forged", "stale", "replayed"} {
+	for _, c := range []string{"unsigned", "large", "forged", "stale", "replayed", "mismatch"} {
 		m.refused[c] = tag("cause", c).Counter("peer_refused_total")
 	}
 	m.security(tag)

@@ -16,7 +16,15 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	grpcstatus "google.golang.org/grpc/status"
+
 	"txmesh/interceptor"
+	"txmesh/interceptor/dtm/dtmgimp"
+	"txmesh/sidecar/identity"
 	"txmesh/sidecar/identity/identitytest"
 	"txmesh/sidecar/peer"
 	"txmesh/txn"
@@ -385,6 +393,82 @@ func TestAccessPoliciesAreHeldTo(t *testing.T) {
 	b.at.counts(`txmesh_denied_total{act="operate",reason="no_token"} 1`)
 }
 
+const accessOfDTM = `apiVersion: txmesh.io/v1beta1
+kind: AccessPolicy
+metadata: {name: initiators, namespace: bank}
+spec:
+  services: [transfers]
+  rules:
+  - {from: [orders], may: [start, decide]}
+`
+
+// A rule for everybody can be held to the ports of DTM.
+func TestEverybodyMayBeLetInAtTheDoorOfDTMAlone(t *testing.T) {
+	cfg := config(t, "bank/transfers", newService(t).address(), transferPolicy)
+	cfg.DTM.HTTP = "127.0.0.1:0"
+	rule := `{from: ["*"], may: [start, decide], requests: [{path: "/api/dtmsvr/{operation}"}, {path: "/dtmgimp.Dtm/{method}"}]}`
+	cfg.Policies = append(cfg.Policies, writeFile(t, strings.Replace(accessOfDTM, "{from: [orders], may: [start, decide]}", rule, 1)))
+	r := start(t, cfg)
+	if res, text := call(t, "POST", "http://"+r.DTM+"/api/dtmsvr/prepare", `{"gid":"h","trans_type":"tcc"}`); res.StatusCode != 200 {
+		t.Errorf("prepare = %d %s, want 200", res.StatusCode, text)
+	}
+	if res, text := call(t, "POST", "http://"+r.Inbound+"/transfers", "{}"); res.StatusCode != 403 {
+		t.Errorf("transfer = %d %s, want 403", res.StatusCode, text)
+	}
+}
+
+func TestClientsOfDTMAreHeldToAccessPolicies(t *testing.T) {
+	a := identitytest.New(t, "mesh.test")
+	cfg := config(t, "bank/transfers", newService(t).address())
+	proven(t, a, a.Serve(), &cfg)
+	cfg.DTM.HTTP, cfg.DTM.GRPC = "127.0.0.1:0", "127.0.0.1:0"
+	cfg.Policies = append(cfg.Policies, writeFile(t, accessOfDTM))
+	r := start(t, cfg)
+	now := time.Now()
+	for i, tt := range []struct {
+		name, id, scheme string
+		prepare, stop    int // over HTTP
+		code             codes.Code
+	}{
+		{"no certificate", "", "http", 403, 403, codes.PermissionDenied},
+		{"TLS without a certificate", "", "https", 403, 403, codes.PermissionDenied},
+		{"certificate without the right", a.ID("bank/other"), "https", 403, 403, codes.PermissionDenied},
+		{"certificate with the right", a.ID("bank/orders"), "https", 200, 403, codes.OK}, // it may not operate
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			client := shown(t, a, tt.id, now.Add(-time.Hour), now.Add(time.Hour))
+			post := func(path string) int {
+				body := strings.NewReader(fmt.Sprintf(`{"gid":"h%d","trans_type":"tcc"}`, i))
+				res, err := client.Post(tt.scheme+"://"+r.DTM+"/api/dtmsvr/"+path, "application/json", body)
+				if err != nil {
+					t.Fatal(err)
+				}
+				res.Body.Close()
+				return res.StatusCode
+			}
+			if prepare, stop := post("prepare"), post("forceStop"); prepare != tt.prepare || stop != tt.stop {
+				t.Errorf("prepare = %d, forceStop = %d; want %d and %d", prepare, stop, tt.prepare, tt.stop)
+			}
+			creds := insecure.NewCredentials()
+			if tt.scheme == "https" {
+				creds = credentials.NewTLS(client.Transport.(*http.Transport).TLSClientConfig.Clone())
+			}
+			conn, err := grpc.NewClient(r.DTMGRPC, grpc.WithTransportCredentials(creds))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = conn.Close() }() // nothing is under way
+			_, err = dtmgimp.NewDtmClient(conn).Prepare(t.Context(), &dtmgimp.DtmRequest{Gid: fmt.Sprint("g", i), TransType: "tcc"})
+			if grpcstatus.Code(err) != tt.code {
+				t.Errorf("Prepare over gRPC = %v, want %v", err, tt.code)
+			}
+		})
+	}
+	r.counts(`txmesh_denied_total{act="start",reason="no_certificate"} 4`)
+	r.counts(`txmesh_denied_total{act="start",reason="not_authorised"} 2`)
+	r.counts(`txmesh_denied_total{act="operate",reason="not_authorised"} 2`)
+}
+
 // A call with a context is only as good as who brings it, and so is a message of a sidecar.
 func TestWhoMayNotJoinDoesNot(t *testing.T) {
 	a := identitytest.New(t, "mesh.test")
@@ -414,12 +498,80 @@ func TestWhoMayNotJoinDoesNot(t *testing.T) {
 	// Savings may not take part in what accounts owns.
 	id := txn.ID(b.aa.Owner + ".X")
 	direct := peer.NewClient(authOf(t), time.Second, func(context.Context, string) (string, error) { return b.aa.Peer, nil })
-	direct.Secured(b.as.identity.Dial)
+	direct.Secured(peer.Proof{Service: "bank/savings", Dial: b.as.identity.Dial, Of: identity.Callee, Refused: b.as.disbelieved,
+		Serves: func(string) string { return "" }})
 	defer direct.Close()
 	if _, err := direct.Enlist(t.Context(), b.aa.Owner, id, txn.Enlist{Branch: txn.Branch{Key: "k"}}, nil); !errors.Is(err, interceptor.ErrDenied) {
 		t.Errorf("enlist by savings at accounts = %v, want ErrDenied", err)
 	}
 	b.aa.counts(`txmesh_denied_total{act="join",reason="not_authorised"} 1`)
+}
+
+// A sidecar takes part as long as it shows the certificate of the service that it says it is, and no longer.
+func TestASidecarIsTheServiceOfItsCertificate(t *testing.T) {
+	a := identitytest.New(t, "mesh.test")
+	at := a.Serve()
+	of := func(name string) Config {
+		c := config(t, name, newService(t).address(), transferPolicy)
+		proven(t, a, at, &c)
+		return c
+	}
+	transfers, savings := start(t, of("bank/transfers")), start(t, of("bank/savings"))
+	cfg := of("bank/accounts")
+	file := filepath.Join(t.TempDir(), "certificate.pem")
+	shows := func(service string) {
+		t.Helper()
+		cert, key := a.Issue(a.ID(service), time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
+		if err := errors.Join(os.WriteFile(file+".new", append(cert, key...), 0o600), os.Rename(file+".new", file)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	shows("bank/accounts")
+	cfg.Identity.From, cfg.Identity.CertFile, cfg.Identity.KeyFile, cfg.Identity.CAFile = "files", file, file, cfg.Identity.JoinCAFile
+	cfg.Peers = []string{transfers.Peer, savings.Peer}
+	cfg.Upstreams = []Upstream{{Service: "bank/savings", Listen: "127.0.0.1:0", To: []string{savings.Inbound}}}
+	accounts := start(t, cfg)
+	deposit := func() (*http.Response, string) {
+		var begun struct{ Context string }
+		if status, text := transfers.api("POST", "/v1/transactions", "{}"); status != 201 || json.Unmarshal([]byte(text), &begun) != nil {
+			t.Fatalf("begin = %d %s", status, text)
+		}
+		return call(t, "POST", "http://"+accounts.Upstreams["bank/savings"]+"/accounts/bob/deposits", "{}", "tx-context", begun.Context)
+	}
+	ready := func() (int, string) {
+		res, text := call(t, "GET", "http://"+accounts.API+"/readyz", "")
+		return res.StatusCode, text
+	}
+	if res, text := deposit(); res.StatusCode != 201 {
+		t.Errorf("deposit under its own certificate = %d %s, want 201", res.StatusCode, text)
+	}
+
+	shows("bank/other")
+	eventually(t, "it is not ready", func() bool { status, _ := ready(); return status == 503 })
+	if _, text := ready(); !strings.Contains(text, "service is bank/accounts, but the certificate spiffe://mesh.test/ns/bank/sa/other is of bank/other") {
+		t.Errorf("readyz = %s", text)
+	}
+	accounts.client.Close() // connections that exist go on
+	res, text := deposit()
+	if res.StatusCode != 403 || res.Header.Get("tx-error") != "TXM0131" || !strings.Contains(text, "bank/accounts") || !strings.Contains(text, "bank/other") {
+		t.Errorf("deposit under another's certificate = %d %s, want 403 TXM0131 that names both", res.StatusCode, text)
+	}
+	eventually(t, "it is counted", func() bool { // as often as it asked, which it does by itself as well
+		_, text := call(t, "GET", "http://"+transfers.API+"/metrics", "")
+		return !strings.Contains(text, `txmesh_peer_refused_total{cause="mismatch"} 0`)
+	})
+
+	// Nor does anybody believe what it says of itself.
+	if _, err := transfers.client.Identity(t.Context(), accounts.Peer); !errors.Is(err, interceptor.ErrMismatch) {
+		t.Errorf("identity under another's certificate = %v, want ErrMismatch", err)
+	}
+
+	shows("bank/accounts")
+	eventually(t, "it is ready", func() bool { status, _ := ready(); return status == 200 })
+	accounts.client.Close()
+	if res, text := deposit(); res.StatusCode != 201 {
+		t.Errorf("deposit under its own certificate again = %d %s, want 201", res.StatusCode, text)
+	}
 }
 
 func authOf(t *testing.T) *peer.Auth {

@@ -17,6 +17,7 @@ import (
 	"txmesh/interceptor"
 	"txmesh/policies"
 	"txmesh/sidecar/engine"
+	"txmesh/sidecar/identity"
 	"txmesh/sidecar/outbound"
 	"txmesh/sidecar/peer"
 	"txmesh/txlog"
@@ -151,7 +152,8 @@ func (s *Sidecar) wirePeers(auth *peer.Auth) error {
 	})
 	s.client.DialBy(s.dialer.DialContext)
 	if s.identity != nil {
-		s.client.Secured(s.dialPeer)
+		s.client.Secured(peer.Proof{Service: s.cfg.Service, Dial: s.dialPeer, Of: identity.Callee, Refused: s.disbelieved,
+			Serves: func(address string) string { return s.directory.ServiceOfPeer(address) }})
 	}
 	var rows txlog.Table
 	if s.shared == nil { // it must start without a shared store

@@ -10,6 +10,8 @@ import (
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
+
+	"txmesh/policies"
 )
 
 // Node is what a sidecar says of itself.
@@ -65,6 +67,11 @@ func FromMetadata(s *structpb.Struct) (Node, error) {
 		return Node{}, fmt.Errorf("node metadata incarnation %q is not one", out.Incarnation)
 	case !serviceForm.MatchString(out.Service):
 		return Node{}, fmt.Errorf("node metadata service %q is not namespace/name", out.Service)
+	case out.Home != "" && out.Home != out.Owner && out.Home != "~"+out.Service:
+		return Node{}, fmt.Errorf("node metadata home %q is neither its owner, %s, nor its service's, ~%s", out.Home, out.Owner, out.Service)
+	}
+	if id := text("spiffe"); policies.ServiceOf(id) != "" && policies.ServiceOf(id) != out.Service {
+		return Node{}, fmt.Errorf("node metadata spiffe %q is of service %s, but its service is %s", id, policies.ServiceOf(id), out.Service)
 	}
 	for _, a := range []struct{ key, value string }{{"inbound", out.Inbound}, {"peer", out.Peer}} {
 		if _, _, err := splitAddress(a.value); a.value != "" && err != nil {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"txmesh/interceptor"
+	"txmesh/policies"
 	"txmesh/txn"
 )
 
@@ -17,6 +18,9 @@ type hastened struct {
 
 // hastenMany makes due now what would be tried only after so long, of at most limit transactions.
 func (s *Service) hastenMany(ctx context.Context, after time.Duration, limit int) (*hastened, error) {
+	if err := s.may(ctx, policies.Operate); err != nil {
+		return nil, err
+	}
 	out := &hastened{}
 	unfinished := interceptor.TitleQuery{Door: Name, Phases: []txn.Phase{txn.Open, txn.Committing, txn.Aborting, txn.Stuck}}
 	for t, err := range s.Chronicle.Titles(ctx, unfinished) {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"txmesh/interceptor"
+	"txmesh/policies"
 	"txmesh/txn"
 )
 
@@ -59,7 +60,8 @@ type Options struct {
 	Version   string
 	Defaults  Defaults
 	Alerts    Alerts
-	BodyMax   int // of a request
+	May       func(a Asker, oneOf ...policies.Act) error // an error wraps interceptor.ErrDenied; nil: everybody may all
+	BodyMax   int                                        // of a request
 	Now       func() time.Time
 	Log       *slog.Logger
 }

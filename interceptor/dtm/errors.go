@@ -50,6 +50,8 @@ func faultOf(err error) *fault {
 	switch {
 	case errors.Is(err, interceptor.ErrBranches), errors.Is(err, interceptor.ErrTooLarge):
 		return &fault{status: http.StatusRequestEntityTooLarge, message: err.Error()}
+	case errors.Is(err, interceptor.ErrDenied):
+		return &fault{status: http.StatusForbidden, message: string(interceptor.CodeDenied) + ": " + err.Error()}
 	case errors.Is(err, txn.ErrOrder), errors.Is(err, txn.ErrNoBranch):
 		return &fault{status: http.StatusBadRequest, message: err.Error()}
 	case errors.Is(err, txn.ErrConflict), errors.Is(err, txn.ErrDecided), errors.Is(err, txn.ErrEngineDecides):

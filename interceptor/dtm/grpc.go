@@ -19,7 +19,7 @@ import (
 
 // GRPC returns the server of the gRPC port, with reflection.
 func (s *Service) GRPC() *grpc.Server {
-	srv := grpc.NewServer(grpc.UnaryInterceptor(s.intercept), grpc.MaxRecvMsgSize(s.BodyMax))
+	srv := grpc.NewServer(grpc.Creds(newAsAccepted()), grpc.UnaryInterceptor(s.intercept), grpc.MaxRecvMsgSize(s.BodyMax))
 	dtmgimp.RegisterDtmServer(srv, &grpcServer{s: s})
 	reflection.Register(srv)
 	return srv
@@ -28,7 +28,7 @@ func (s *Service) GRPC() *grpc.Server {
 // intercept bounds, counts and guards one call, and gives errors the codes that SDKs know.
 func (s *Service) intercept(ctx context.Context, req any, info *grpc.UnaryServerInfo, h grpc.UnaryHandler) (reply any, err error) {
 	start := s.Now()
-	ctx, cancel := context.WithTimeout(ctx, waitMax)
+	ctx, cancel := context.WithTimeout(askedGRPC(ctx, info.FullMethod), waitMax)
 	defer cancel()
 	api := info.FullMethod[strings.LastIndexByte(info.FullMethod, '/')+1:]
 	defer func() {
@@ -54,6 +54,8 @@ func grpcError(err error) error {
 		code = codes.FailedPrecondition
 	case f.status == http.StatusBadRequest:
 		code = codes.InvalidArgument
+	case f.status == http.StatusForbidden:
+		code = codes.PermissionDenied
 	case f.status == http.StatusNotFound:
 		code = codes.NotFound
 	case f.status == http.StatusConflict:

@@ -12,6 +12,8 @@ import (
 
 	"github.com/valyala/fasthttp"
 	"github.com/valyala/fasthttp/fasthttpadaptor"
+
+	"txmesh/interceptor"
 )
 
 // waitMax bounds how long one request waits for the end of its transaction.
@@ -100,7 +102,7 @@ func topicOf(path string) string {
 // serve runs one endpoint and puts its result into DTM's envelope.
 func (s *Service) serve(r *fasthttp.RequestCtx, e endpoint) {
 	start := s.Now()
-	ctx, cancel := context.WithTimeout(context.Background(), waitMax)
+	ctx, cancel := context.WithTimeout(askedHTTP(r), waitMax)
 	defer cancel()
 	v, err := s.guarded(ctx, r, e)
 	s.metrics.served("http", e.path, err == nil, s.Now().Sub(start))
@@ -133,6 +135,9 @@ type faultBody struct {
 
 func (s *Service) writeFault(r *fasthttp.RequestCtx, err error) {
 	f := faultOf(err)
+	if f.status == http.StatusForbidden {
+		r.Response.Header.Set(interceptor.HeaderError, string(interceptor.CodeDenied))
+	}
 	if f.status >= http.StatusInternalServerError {
 		r.Response.Header.Set("Retry-After", "1")
 		s.Log.Warn("request not taken", "path", string(r.Path()), "error", err)
@@ -215,6 +220,9 @@ func (s *Service) servePrepareWorkflow(ctx context.Context, r *fasthttp.RequestC
 }
 
 func (s *Service) serveQuery(ctx context.Context, r *fasthttp.RequestCtx) (any, error) {
+	if err := s.mayLook(ctx); err != nil {
+		return nil, err
+	}
 	return s.query(ctx, cleanGID(arg(r, "gid")))
 }
 

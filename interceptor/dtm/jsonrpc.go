@@ -59,7 +59,7 @@ func (s *Service) callJSONRPC(r *fasthttp.RequestCtx, q rpcRequestBody) (any, *r
 		return nil, &rpcError{rpcRequest, "id: want text or a number"}
 	}
 	start := s.Now()
-	ctx, cancel := context.WithTimeout(context.Background(), waitMax)
+	ctx, cancel := context.WithTimeout(askedHTTP(r), waitMax)
 	defer cancel()
 	known := true
 	v, err := s.guarded(ctx, r, endpoint{path: "json-rpc", serve: func(ctx context.Context, _ *fasthttp.RequestCtx) (v any, err error) {

@@ -295,6 +295,9 @@ const limitMax = 1000
 
 // all lists transactions, newest first. The position is the one of the last transaction that was looked at.
 func (s *Service) all(ctx context.Context, q allQuery) (*listed, error) {
+	if err := s.mayLook(ctx); err != nil {
+		return nil, err
+	}
 	if q.gid != "" {
 		one, err := s.query(ctx, q.gid)
 		if err != nil || one.Transaction == nil {
@@ -326,4 +329,12 @@ func (s *Service) all(ctx context.Context, q allQuery) (*listed, error) {
 	}
 	out.NextPosition = ""
 	return out, nil
+}
+
+// result is what a workflow returned, as its client sent it.
+func result(st *txn.State) string {
+	if st.Spec.Mode != txn.Workflow || !st.Commit {
+		return ""
+	}
+	return string(st.Answer)
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 
+	"txmesh/policies"
 	"txmesh/txn"
 )
 
@@ -50,6 +51,9 @@ func (s *Service) check(ctx context.Context, t *transaction) error {
 
 // prepare opens a transaction that its initiator will submit or abort. A repeat has no effect.
 func (s *Service) prepare(ctx context.Context, t *transaction) error {
+	if err := s.may(ctx, policies.Begin); err != nil {
+		return err
+	}
 	if err := s.check(ctx, t); err != nil {
 		return err
 	}
@@ -81,6 +85,9 @@ func (s *Service) prepare(ctx context.Context, t *transaction) error {
 
 // submit lets a transaction go on: a saga and what was not prepared begins with it.
 func (s *Service) submit(ctx context.Context, t *transaction) error {
+	if err := s.maySubmit(ctx, t); err != nil {
+		return err
+	}
 	if err := s.check(ctx, t); err != nil {
 		return err
 	}
@@ -251,6 +258,9 @@ func (s *Service) submitWorkflow(ctx context.Context, t *transaction) (txn.State
 
 // abort rolls a prepared tcc, xa or msg back.
 func (s *Service) abort(ctx context.Context, t *transaction) error {
+	if err := s.may(ctx, policies.Decide); err != nil {
+		return err
+	}
 	if err := checkGID(t.GID); err != nil {
 		return err
 	}
@@ -289,6 +299,9 @@ func (s *Service) abort(ctx context.Context, t *transaction) error {
 
 // prepareWorkflow opens a workflow, or finds it as it is, with all that it has recorded.
 func (s *Service) prepareWorkflow(ctx context.Context, t *transaction) (*txn.State, error) {
+	if err := s.may(ctx, policies.Begin); err != nil {
+		return nil, err
+	}
 	if err := s.check(ctx, t); err != nil {
 		return nil, err
 	}
@@ -315,6 +328,9 @@ type branchRequest map[string]string
 
 // registerBranch adds a branch to a prepared transaction. A repeat has no effect.
 func (s *Service) registerBranch(ctx context.Context, r branchRequest, data []byte) error {
+	if err := s.may(ctx, policies.Decide); err != nil {
+		return err
+	}
 	gid := r["gid"]
 	if err := checkGID(gid); err != nil {
 		return err
@@ -371,6 +387,9 @@ func progressOf(r branchRequest, data []byte, e *txn.Enlist) error {
 
 // forceStop ends a transaction as it stands.
 func (s *Service) forceStop(ctx context.Context, gid string) error {
+	if err := s.may(ctx, policies.Operate); err != nil {
+		return err
+	}
 	if stopped, err := s.stopPrepared(ctx, gid); err != nil || stopped {
 		return err
 	}
@@ -387,6 +406,9 @@ func (s *Service) forceStop(ctx context.Context, gid string) error {
 
 // hasten makes due what waits for its next try.
 func (s *Service) hasten(ctx context.Context, gid string) error {
+	if err := s.may(ctx, policies.Operate); err != nil {
+		return err
+	}
 	st, err := s.mustKnow(ctx, gid)
 	if err != nil {
 		return err
@@ -468,12 +490,4 @@ func (s *Service) reason(st *txn.State) string {
 		return fmt.Sprintf("Timeout after %d seconds", int(st.Spec.Timeout.Seconds()))
 	}
 	return st.Reason
-}
-
-// result is what a workflow returned, as its client sent it.
-func result(st *txn.State) string {
-	if st.Spec.Mode != txn.Workflow || !st.Commit {
-		return ""
-	}
-	return string(st.Answer)
 }

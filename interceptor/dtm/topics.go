@@ -6,6 +6,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"txmesh/policies"
 )
 
 // Topics are rows of the category that KV queries know as "topics".
@@ -63,6 +65,9 @@ func (t *topics) urls(ctx context.Context, name string) ([]string, error) {
 }
 
 func (s *Service) subscribe(ctx context.Context, name, url, remark string) error {
+	if err := s.may(ctx, policies.Operate); err != nil {
+		return err
+	}
 	if err := checkTopic(name, url); err != nil {
 		return err
 	}
@@ -86,6 +91,9 @@ func (s *Service) subscribe(ctx context.Context, name, url, remark string) error
 }
 
 func (s *Service) unsubscribe(ctx context.Context, name, url string) error {
+	if err := s.may(ctx, policies.Operate); err != nil {
+		return err
+	}
 	if err := checkTopic(name, url); err != nil {
 		return err
 	}
@@ -110,6 +118,9 @@ func (s *Service) unsubscribe(ctx context.Context, name, url string) error {
 }
 
 func (s *Service) deleteTopic(ctx context.Context, name string) error {
+	if err := s.may(ctx, policies.Operate); err != nil {
+		return err
+	}
 	if name == "" {
 		return invalid("empty topic: name one")
 	}
@@ -161,6 +172,9 @@ type scanned struct {
 
 // queryKV returns one row, or all of a category if no key is given.
 func (s *Service) queryKV(ctx context.Context, category, key string) (*scanned, error) {
+	if err := s.mayLook(ctx); err != nil {
+		return nil, err
+	}
 	out := &scanned{KV: []kvView{}}
 	if category != categoryTopics {
 		return out, nil
@@ -174,6 +188,9 @@ func (s *Service) queryKV(ctx context.Context, category, key string) (*scanned, 
 
 // scanKV pages through a category by key. The position is the last key of the page before.
 func (s *Service) scanKV(ctx context.Context, category, position string, limit int) (*scanned, error) {
+	if err := s.mayLook(ctx); err != nil {
+		return nil, err
+	}
 	next := ""
 	out := &scanned{KV: []kvView{}, NextPosition: &next}
 	if category != categoryTopics {

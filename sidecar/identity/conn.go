@@ -112,6 +112,14 @@ func (c *clientConn) Close() error {
 	return c.Conn.Close()
 }
 
+// Callee is the SPIFFE id of the other side of a connection that Dial or Client returned; empty for any other.
+func Callee(c net.Conn) string {
+	if t, ok := c.(*clientConn); ok {
+		return caller(t.Conn)
+	}
+	return ""
+}
+
 // caller is the SPIFFE id that the other side proved; empty: none.
 func caller(c *tls.Conn) string {
 	s := c.ConnectionState()

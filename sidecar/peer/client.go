@@ -29,7 +29,9 @@ const (
 type Client struct {
 	auth      *Auth
 	http      *http.Client
-	transport *http.Transport
+	asking    *http.Client    // for Identity
+	transport *http.Transport // of http
+	proof     *Proof          // nil: no peer has a certificate
 	timeout   time.Duration
 	scheme    string
 	address   func(ctx context.Context, owner string) (string, error)
@@ -44,13 +46,12 @@ func NewClient(auth *Auth, timeout time.Duration, address func(ctx context.Conte
 		IdleConnTimeout:     time.Minute,
 		DisableCompression:  true,
 	}
-	return &Client{auth: auth, timeout: timeout, address: address, scheme: "http", transport: transport, http: &http.Client{Transport: transport,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
+	c := clientOf(transport)
+	return &Client{auth: auth, timeout: timeout, address: address, scheme: "http", transport: transport, http: c, asking: c}
 }
 
-// Secured makes the client open its connections by dial, which makes TLS of them. Call it before the first request.
-func (c *Client) Secured(dial func(ctx context.Context, network, address string) (net.Conn, error)) {
-	c.scheme, c.transport.DialTLSContext = "https", dial
+func clientOf(t *http.Transport) *http.Client {
+	return &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 }
 
 // DialBy makes the client open its plain connections by dial, which is given little time. Call it before the first request.
@@ -68,15 +69,26 @@ func (c *Client) DialBy(dial func(ctx context.Context, network, address string) 
 }
 
 // Close drops idle connections.
-func (c *Client) Close() { c.http.CloseIdleConnections() }
+func (c *Client) Close() {
+	c.http.CloseIdleConnections()
+	c.asking.CloseIdleConnections()
+}
 
-// Identity asks who listens on the peer port at address.
+// Identity asks who listens on the peer port at address. An answer that the certificate there does not bear out wraps
+// interceptor.ErrMismatch.
 func (c *Client) Identity(ctx context.Context, address string) (Identity, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	var id Identity
-	err := c.ask(ctx, "GET", address, "/v1/identity", nil, &id)
-	return id, err
+	var proven string
+	if err := c.ask(c.watched(ctx, &proven), c.asking, "GET", address, "/v1/identity", nil, &id); err != nil {
+		return Identity{}, err
+	}
+	if err := id.vouched(proven); err != nil {
+		c.proof.Refused(causeMismatch, address, err)
+		return Identity{}, fmt.Errorf("peer %s: %w", address, err)
+	}
+	return id, nil
 }
 
 // Enlist relays to the owner. The document goes along if it is not nil.
@@ -115,7 +127,7 @@ func (c *Client) SettleAt(ctx context.Context, address string, call interceptor.
 		return interceptor.HomeReply{}, fmt.Errorf("encode message for %s: %w", address, err)
 	}
 	var r wireSettled
-	err = c.ask(ctx, "POST", address, "/v1/settle", body, &r)
+	err = c.ask(ctx, c.http, "POST", address, "/v1/settle", body, &r)
 	return settledFromWire(r), err
 }
 
@@ -143,19 +155,22 @@ func (c *Client) post(ctx context.Context, owner, path string, in, out any) erro
 	if err != nil {
 		return fmt.Errorf("encode message for %s%s: %w", address, path, err)
 	}
-	return c.ask(ctx, "POST", address, path, body, out)
+	return c.ask(ctx, c.http, "POST", address, path, body, out)
 }
 
 // ask makes one request. Errors before an answer was believed wrap ErrUnreachable: what became of the request is
 // not known then.
-func (c *Client) ask(ctx context.Context, method, address, path string, body []byte, out any) error {
+func (c *Client) ask(ctx context.Context, by *http.Client, method, address, path string, body []byte, out any) error {
 	req, err := http.NewRequestWithContext(ctx, method, c.scheme+"://"+address+path, bytes.NewReader(body))
 	if err != nil {
 		return fmt.Errorf("peer %s: %w", address, err)
 	}
 	req.Header.Set("Content-Type", "application/json")
+	if c.proof != nil {
+		req.Header.Set(headerService, c.proof.Service)
+	}
 	nonce := c.auth.Sign(req.Header, method, path, body)
-	res, err := c.http.Do(req)
+	res, err := by.Do(req)
 	if err != nil {
 		return fmt.Errorf("peer %s: %w: %w", address, ErrUnreachable, err)
 	}

@@ -203,6 +203,13 @@ func (d *Directory) EndpointsOf(service string) []string {
 	return out
 }
 
+// ServiceOfPeer returns the service of the sidecar whose peer port is at an address; "" if that is not known.
+func (d *Directory) ServiceOfPeer(address string) string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.learned[address].Identity.Service
+}
+
 // AddressesOf returns the peer ports of the other sidecars that share a home, those first that answered in the last
 // round.
 func (d *Directory) AddressesOf(home string) []string {

@@ -106,7 +106,7 @@ func (c *Client) Offer(ctx context.Context, address, owner string, epoch uint64)
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	return c.ask(ctx, "POST", address, "/v1/offer", body, &struct{}{})
+	return c.ask(ctx, c.http, "POST", address, "/v1/offer", body, &struct{}{})
 }
 
 func (s *Server) do(ctx context.Context, body []byte) (any, error) {

@@ -16,10 +16,11 @@
 //	POST /v1/offer    {owner, epoch}                -> {}   the journal was released for who is told
 //
 // A refusal is {code, text} under a status of 4xx or 5xx; the codes are decided, conflict, unknown, document, busy,
-// branches, misdirected, denied, malformed, unauthorized, large and failed. "document" asks for the same enlist with the policy document in it.
+// branches, misdirected, denied, mismatch, malformed, unauthorized, large and failed. "document" asks for the same enlist with the policy document in it.
 //
 // Where the mesh has certificates, all this goes over TLS 1.3 with a certificate on both sides; what follows is the second
-// factor then, and the only one else.
+// factor then, and the only one else. Both sides name their service, the one who asks in txmesh-service and the other in
+// its identity: where the certificate names another one, that is a mismatch and the end of it.
 //
 // Every request carries txmesh-time (Unix milliseconds), txmesh-nonce and txmesh-mac, an HMAC-SHA256 with the mesh
 // secret over method, path, time, nonce and body. Requests older or newer than 30 s and repeated nonces are refused.
@@ -105,5 +106,6 @@ func refusals() []refusal {
 		{"branches", 422, interceptor.ErrBranches},
 		{"misdirected", 421, ErrMisdirected},
 		{"denied", 403, interceptor.ErrDenied},
+		{causeMismatch, 403, interceptor.ErrMismatch},
 	}
 }

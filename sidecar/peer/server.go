@@ -22,7 +22,7 @@ const bodyMax = 8 << 20
 const strangerMax = 256 << 10
 
 // ServerOptions is what a Server is made of. Refused is told why each unauthenticated request was turned away:
-// unsigned, large, forged, stale or replayed. Caller, which may be nil, is the id that a client's certificate proves;
+// unsigned, large, forged, stale, replayed or mismatch. Caller, which may be nil, is the id that a client's certificate proves;
 // May, which may be nil, says why a caller may not take part in transactions.
 type ServerOptions struct {
 	Identity  func() Identity
@@ -58,6 +58,9 @@ func NewServer(opt ServerOptions) *Server {
 
 // ServeHTTP answers one request of a peer.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
+
+// causeMismatch is the cause, and the code on the wire, of interceptor.ErrMismatch.
+const causeMismatch = "mismatch"
 
 var errMalformed = errors.New("peer: malformed message")
 
@@ -104,6 +107,9 @@ func (s *Server) message(w http.ResponseWriter, r *http.Request) ([]byte, error)
 	if r.ContentLength > most {
 		return nil, ErrLarge
 	}
+	if err := vouched(r.Header.Get(headerService), s.caller(r)); err != nil {
+		return nil, fmt.Errorf("peer: who asks %w", err)
+	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, most))
 	if _, large := errors.AsType[*http.MaxBytesError](err); large {
 		return nil, ErrLarge
@@ -135,6 +141,8 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.Is(err, errMalformed):
 		s.reply(w, r, 400, wireRefusal{"malformed", err.Error()})
 		return
+	case errors.Is(err, interceptor.ErrMismatch):
+		cause, status, code = causeMismatch, 403, causeMismatch
 	case errors.Is(err, ErrUnsigned):
 		cause = "unsigned"
 	case errors.Is(err, ErrLarge):
@@ -145,7 +153,7 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 		cause = "replayed"
 	}
 	s.opt.Refused(cause)
-	s.opt.Log.Warn("peer request refused", "from", r.RemoteAddr, "path", r.URL.Path, "cause", cause)
+	s.opt.Log.Warn("peer request refused", "from", r.RemoteAddr, "path", r.URL.Path, "cause", cause, "error", err)
 	s.reply(w, r, status, wireRefusal{code, err.Error()})
 }
 

@@ -37,7 +37,7 @@ func arrows() []arrow {
 		{from: "sidecar/engine", to: []string{"txn", "txn/barrier", "txlog"}},
 		{from: "interceptor", to: []string{"txn", "txn/barrier", "txlog", "policies"}},
 		// Level 3: doors and callers. Doors never see each other, the journal or the sidecar.
-		{from: "interceptor/dtm", to: []string{"txn", "interceptor", "interceptor/dtm/dtmgimp"}},
+		{from: "interceptor/dtm", to: []string{"txn", "interceptor", "interceptor/dtm/dtmgimp", "policies"}},
 		{from: "interceptor/dtm/dtmgimp"}, // generated
 		{from: "interceptor/traffic", to: []string{"policies"}},
 		{from: "interceptor/proxy", to: []string{"txn", "interceptor", "interceptor/accept", "interceptor/proxy/h2", "interceptor/socket", "interceptor/traffic", "policies"}},

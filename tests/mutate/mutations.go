@@ -18,7 +18,7 @@ type mutation struct {
 func mutations() []mutation {
 	var all []mutation
 	for _, list := range [][]mutation{ofCore(), ofOrder(), ofBarrier(), ofGate(), ofRelay(), ofEngine(), ofFleet(), ofDTM(), ofTraffic(),
-		ofRepeats(), ofTunnels(), ofUnprotected(), ofGRPC(), ofPorts(), ofControlPlane()} {
+		ofRepeats(), ofTunnels(), ofUnprotected(), ofGRPC(), ofPorts(), ofControlPlane(), ofProof()} {
 		all = append(all, list...)
 	}
 	return all
