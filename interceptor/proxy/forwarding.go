@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"txmesh/interceptor/socket"
 )
 
 // joinedMax is the size up to which a body is copied to leave in one write with its head.
@@ -19,11 +21,6 @@ func (s *session) send(endpoint string) *Error {
 			return s.broken(err)
 		}
 	}
-	wait := time.Now().Add(watchAfter)
-	if !s.deadline.IsZero() && s.deadline.Before(wait) {
-		wait = s.deadline
-	}
-	readUntil(s.up.conn, wait)
 	if s.req.body.done {
 		s.uploaded.Store(true)
 	} else {
@@ -62,7 +59,8 @@ func (s *session) compose() *Error {
 	return nil
 }
 
-// open finds a connection (with fresh, a new one) and writes out. A kept connection that takes no byte is replaced by a new one.
+// open finds a connection (with fresh, a new one) and writes out. A kept connection that takes no byte is replaced by
+// another kept one if it was spoken on while it rested, and else by a new one.
 func (s *session) open(endpoint string, fresh bool) *Error {
 	ctx := s.srv.ctx
 	if !s.deadline.IsZero() {
@@ -70,7 +68,7 @@ func (s *session) open(endpoint string, fresh bool) *Error {
 		ctx, cancel = context.WithDeadline(ctx, s.deadline)
 		defer cancel()
 	}
-	for ; ; fresh = true {
+	for {
 		u, err := s.srv.pool.get(ctx, endpoint, fresh, s.lease.Connect())
 		if err != nil {
 			return unreachable(endpoint, err)
@@ -84,7 +82,7 @@ func (s *session) open(endpoint string, fresh bool) *Error {
 		if !s.deadline.IsZero() {
 			writeUntil(u.conn, s.deadline)
 		}
-		n, err := u.conn.Write(s.out)
+		n, err := s.put(u)
 		if err == nil {
 			s.up, s.res.src = u, &u.in
 			return nil
@@ -97,7 +95,27 @@ func (s *session) open(endpoint string, fresh bool) *Error {
 		if !u.reused {
 			return &Error{Endpoint: endpoint, fault: faultUnreachable, cause: err}
 		}
+		fresh = fresh || !errors.Is(err, socket.ErrSpoken)
 	}
+}
+
+// put writes out. If nothing of the request follows, it also waits for the answer, for the short time after which somebody
+// looks whether the client is still there.
+func (s *session) put(u *upstream) (int, error) {
+	wait := time.Now().Add(watchAfter)
+	if !s.deadline.IsZero() && s.deadline.Before(wait) {
+		wait = s.deadline
+	}
+	readUntil(u.conn, wait)
+	switch {
+	case !u.reused:
+		return u.conn.Write(s.out)
+	case s.req.body.done && len(s.req.wire) <= joinedMax:
+		return u.in.ask(s.out)
+	case !socket.IsSilent(u.conn):
+		return 0, socket.ErrSpoken
+	}
+	return u.conn.Write(s.out)
 }
 
 func unreachable(endpoint string, err error) *Error {

@@ -34,8 +34,8 @@ func newPool(o Options, b *buffers) *pool {
 	return &pool{opts: o, bufs: b, idle: make(map[string][]*upstream)}
 }
 
-// get returns a kept connection that is still open, or a new one, made within a time (0: that of the limits). With fresh,
-// it is always new, and takes the place of a kept one.
+// get returns a kept connection, or a new one, made within a time (0: that of the limits). With fresh, it is always new,
+// and takes the place of a kept one. A kept one may have been closed by its other side.
 func (p *pool) get(ctx context.Context, endpoint string, fresh bool, within time.Duration) (*upstream, error) {
 	if fresh {
 		if u := p.pop(endpoint); u != nil {
@@ -47,7 +47,7 @@ func (p *pool) get(ctx context.Context, endpoint string, fresh bool, within time
 		if u == nil {
 			break
 		}
-		if u.fresh() && socket.IsSilent(u.conn) {
+		if u.fresh() {
 			u.reused = true
 			return u, nil
 		}

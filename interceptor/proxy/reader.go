@@ -6,6 +6,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"txmesh/interceptor/socket"
 )
 
 const (
@@ -61,6 +63,29 @@ func (b *reader) discard(n int) {
 	if b.r == b.w {
 		b.r, b.w = 0, 0
 	}
+}
+
+// ask writes a request and reads the first bytes of its answer. That they have not come is told by the next fill.
+func (b *reader) ask(request []byte) (int, error) {
+	quick, ok := b.conn.(*socket.Conn)
+	switch {
+	case ok:
+	case !socket.IsSilent(b.conn):
+		return 0, socket.ErrSpoken
+	default:
+		return b.conn.Write(request)
+	}
+	if b.buf == nil {
+		b.buf = b.pool.get(smallBuffer)
+	}
+	n, m, err := quick.Ask(request, b.buf[b.w:])
+	if n < len(request) {
+		return n, err
+	}
+	if b.w += m; err != nil && !isTimeout(err) {
+		b.err = err
+	}
+	return n, nil
 }
 
 // fill reads once, and blocks until there is at least one byte more or an error. It never grows the buffer.

@@ -20,7 +20,7 @@ type Conn struct {
 	raw  syscall.RawConn
 	in   input
 	out  output
-	look look
+	talk talk
 }
 
 // Quick returns a connection that does the same faster, or the same one where there is nothing to gain. One that only
@@ -40,7 +40,7 @@ func Quick(c net.Conn) net.Conn {
 	q := &Conn{TCPConn: tcp, raw: raw}
 	q.in.init()
 	q.out.init()
-	q.look.init()
+	q.talk.init()
 	if isLocal(tcp) {
 		// Where it fails the connection is as good as before.
 		_ = raw.Control(unpaced)
@@ -134,6 +134,64 @@ func (c *Conn) write(p []byte, once bool) (int, error) {
 	return n, nil
 }
 
+// ErrSpoken says that a connection that rested has ended, or that something has come on it that nobody asked for.
+var ErrSpoken = errors.New("the kept connection is no longer silent")
+
+// talk is the request that goes on, and the wait for its answer.
+type talk struct {
+	look
+	request, answer []byte
+	began           bool
+	wrote, read     int
+	errs            syscall.Errno // of whichever came last
+	try             func(fd uintptr) bool
+}
+
+func (t *talk) init() {
+	t.look.init()
+	t.try = func(fd uintptr) bool {
+		if t.began {
+			t.read, t.errs = receive(fd, t.answer, 0)
+			return t.errs != syscall.EAGAIN
+		}
+		t.began = true
+		if t.peek(fd); !t.silent {
+			return true
+		}
+		t.wrote, t.errs = send(fd, t.request)
+		return t.wrote < len(t.request)
+	}
+}
+
+// Ask writes a request on a connection that has rested, and reads the first bytes of what comes back. It does the same as
+// IsSilent, Write and Read, but knows that between the look and the write nothing has come, and spares the read that
+// would find nothing. An error belongs to the write if less than the request was written, and to the read otherwise;
+// ErrSpoken means that nothing was written, and why.
+func (c *Conn) Ask(request, answer []byte) (wrote, read int, err error) {
+	t := &c.talk
+	t.request, t.answer = request, answer
+	t.began, t.silent, t.wrote, t.read, t.errs = false, false, 0, 0, 0
+	err = c.raw.Read(t.try)
+	t.request, t.answer = nil, nil
+	switch wrote = t.wrote; {
+	case err != nil:
+		return wrote, 0, as("read", err)
+	case !t.silent:
+		return 0, 0, ErrSpoken
+	case wrote < len(request):
+		if t.errs != 0 && t.errs != syscall.EAGAIN {
+			return wrote, 0, c.failed("write", t.errs)
+		}
+		more, err := c.Write(request[wrote:])
+		return wrote + more, 0, err
+	case t.errs != 0:
+		return wrote, 0, c.failed("read", t.errs)
+	case t.read == 0:
+		return wrote, 0, io.EOF
+	}
+	return wrote, t.read, nil
+}
+
 // as gives an error of a RawConn the name that it has elsewhere.
 func as(op string, err error) error {
 	var e *net.OpError
@@ -166,7 +224,7 @@ func (l *look) init() {
 // where that cannot be known. It does not block. Who reads from the connection calls it.
 func IsSilent(c net.Conn) bool {
 	if q, ok := c.(*Conn); ok {
-		return q.raw.Control(q.look.peek) == nil && q.look.silent
+		return q.raw.Control(q.talk.peek) == nil && q.talk.silent
 	}
 	s, ok := c.(syscall.Conn)
 	if !ok || peek == 0 {

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // pair is a quick connection and the other side of it.
@@ -201,6 +203,107 @@ func TestTryDoesNotWait(t *testing.T) {
 	if n, err := io.CopyN(io.Discard, other, int64(sent)); err != nil {
 		t.Errorf("%d of %d bytes have come: %v", n, sent, err)
 	}
+}
+
+// TestAsk looks at what a request meets on a connection that has rested.
+func TestAsk(t *testing.T) {
+	type reply struct {
+		Wrote  int
+		Answer string
+		Err    string
+	}
+	request := bytes.Repeat([]byte("q"), 4<<20) // more than the kernel takes at once
+	cases := map[string]struct {
+		before  func(other *net.TCPConn) error
+		request []byte
+		server  func(other *net.TCPConn) error // nil: it says nothing
+		want    reply
+	}{
+		"answered": {request: request[:10], server: func(other *net.TCPConn) error {
+			_, err := io.ReadFull(other, make([]byte, 10))
+			return errors.Join(err, errorOf(other.Write([]byte("yes"))))
+		}, want: reply{10, "yes", ""}},
+		"ended instead": {request: request[:10], server: func(other *net.TCPConn) error {
+			_, err := io.ReadFull(other, make([]byte, 10))
+			return errors.Join(err, other.CloseWrite())
+		}, want: reply{10, "", "EOF"}},
+		"reset instead": {request: request[:10], server: func(other *net.TCPConn) error {
+			return errors.Join(other.SetLinger(0), other.Close())
+		}, want: reply{10, "", "read tcp here->there: read: connection reset by peer"}},
+		"nothing comes": {request: request[:10], want: reply{10, "", "read tcp here->there: i/o timeout"}},
+		"taken in parts": {request: request, server: func(other *net.TCPConn) error {
+			_, err := io.ReadFull(other, make([]byte, len(request)))
+			return err
+		}, want: reply{len(request), "", ""}},
+		"spoken on": {request: request[:10], before: func(other *net.TCPConn) error {
+			return errorOf(other.Write([]byte("HTTP/1.1 408")))
+		}, want: reply{0, "", ErrSpoken.Error()}},
+		"ended before": {request: request[:10], before: (*net.TCPConn).CloseWrite, want: reply{0, "", ErrSpoken.Error()}},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			q, other := pair(t)
+			if c.before != nil {
+				if err := c.before(other); err != nil {
+					t.Fatal(err)
+				}
+			}
+			var served sync.WaitGroup
+			if c.server != nil {
+				served.Go(func() {
+					time.Sleep(10 * time.Millisecond) // it is waited for
+					if err := c.server(other); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			within := 10 * time.Second
+			if c.server == nil {
+				within = 50 * time.Millisecond
+			}
+			if err := q.SetReadDeadline(time.Now().Add(within)); err != nil {
+				t.Fatal(err)
+			}
+			p := make([]byte, 10)
+			wrote, read, err := q.Ask(c.request, p)
+			served.Wait()
+			if diff := cmp.Diff(c.want, reply{wrote, string(p[:read]), told(err, q)}); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestAsksInARow: no answer is missed, however soon it comes.
+func TestAsksInARow(t *testing.T) {
+	q, other := pair(t)
+	var served sync.WaitGroup
+	served.Go(func() {
+		p := make([]byte, 1)
+		for {
+			if _, err := other.Read(p); err != nil {
+				return
+			}
+			if _, err := other.Write(p); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	if err := q.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	p := make([]byte, 2)
+	for i := range 50000 {
+		sent := []byte{byte(i)}
+		if _, n, err := q.Ask(sent, p); err != nil || n != 1 || p[0] != sent[0] {
+			t.Fatalf("ask %d: read %v: %v", i, p[:n], err)
+		}
+	}
+	if err := q.Close(); err != nil {
+		t.Error(err)
+	}
+	served.Wait()
 }
 
 func TestCloseWakesAReader(t *testing.T) {

@@ -23,5 +23,7 @@ func ofPorts() []mutation {
 			old: "	n := len(p) - len(w.p)\n	w.p = nil\n", now: "	n := len(p) - len(w.p)\n	if err != nil {\n		n = 0\n	}\n	w.p = nil\n"},
 		{name: "a kept connection that was spoken on is silent", law: "IsSilent", file: quick, by: sockets, tests: "TestIsSilent",
 			old: "l.silent = errs == syscall.EAGAIN", now: "l.silent = errs == syscall.EAGAIN || errs == 0"},
+		{name: "a kept connection is asked without a look", law: "Ask", file: quick, by: sockets, tests: "TestAsk$",
+			old: "if t.peek(fd); !t.silent {", now: "if t.silent = true; !t.silent {"},
 	}
 }
