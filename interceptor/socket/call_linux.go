@@ -3,6 +3,7 @@
 package socket
 
 import (
+	"errors"
 	"syscall"
 	"unsafe"
 )
@@ -16,12 +17,26 @@ const (
 
 // receive reads from a socket that does not block.
 func receive(fd uintptr, p []byte, flags uintptr) (int, syscall.Errno) {
+	if raced && flags == 0 {
+		return seen(syscall.Read(int(fd), p))
+	}
 	return call(syscall.SYS_RECVFROM, fd, p, flags|syscall.MSG_DONTWAIT)
 }
 
 // send writes to one. A side that has closed is an error and no signal.
 func send(fd uintptr, p []byte) (int, syscall.Errno) {
+	if raced {
+		return seen(syscall.Write(int(fd), p))
+	}
 	return call(syscall.SYS_SENDTO, fd, p, syscall.MSG_DONTWAIT|syscall.MSG_NOSIGNAL)
+}
+
+// seen is the result of a call of package syscall, which tells the race detector of it: what was written before a message
+// left has happened before whatever its receiver does.
+func seen(n int, err error) (int, syscall.Errno) {
+	var errs syscall.Errno
+	errors.As(err, &errs)
+	return max(n, 0), errs
 }
 
 // call is a system call that the scheduler does not see: never one that may block.

@@ -1,0 +1,6 @@
+//go:build race
+
+package socket
+
+// raced says that the race detector wants to know what goes through sockets.
+const raced = true
