@@ -253,7 +253,7 @@ func (m *Machine) place(b Branch) (Branch, error) {
 		return b, nil
 	}
 	for i := range m.s.Branches {
-		c := &m.s.Branches[i]
+		c := m.s.Branches[i]
 		if c.Known[Forward].Outcome != None && !slices.Contains(b.After, c.ID) {
 			b.After = append(b.After, c.ID)
 		}
