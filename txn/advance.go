@@ -285,6 +285,9 @@ func (m *Machine) wake(now time.Time) time.Time {
 	for _, f := range m.flying {
 		at(f.until)
 	}
+	if !m.waited {
+		return w
+	}
 	if m.s.Phase == Open {
 		at(m.s.Asked.Until)
 	}

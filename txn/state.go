@@ -145,20 +145,25 @@ func (s *State) Decided() bool { return s.Begun && s.Phase != Open }
 
 // Find returns the branch with this id, or nil.
 func (s *State) Find(id string) *BranchState {
-	i := slices.IndexFunc(s.Branches, func(b *BranchState) bool { return b.ID == id })
-	if i < 0 {
-		return nil
+	for _, b := range slices.Backward(s.Branches) { // most often one of the last is looked for
+		if b.ID == id {
+			return b
+		}
 	}
-	return s.Branches[i]
+	return nil
 }
 
 // ByKey returns the branch enlisted under this key, or nil.
 func (s *State) ByKey(key string) *BranchState {
-	i := slices.IndexFunc(s.Branches, func(b *BranchState) bool { return b.Key == key })
-	if i < 0 || key == "" {
+	if key == "" {
 		return nil
 	}
-	return s.Branches[i]
+	for _, b := range slices.Backward(s.Branches) {
+		if b.Key == key {
+			return b
+		}
+	}
+	return nil
 }
 
 // branch returns a branch that must exist.
