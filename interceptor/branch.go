@@ -343,19 +343,25 @@ func (g *Gate) requestMessage(r Request, body bool) (*policies.Message, *Answer)
 	return m, nil
 }
 
-// snapshot keeps the headers as they came, because the Gate changes them before rules look at them again.
+// snapshot keeps the headers as they came, because the Gate changes them before rules look at them again. The first of
+// a name counts.
 func snapshot(r interface {
 	EachHeader(func(name, value string))
 }) func(string) string {
-	h := map[string]string{}
-	r.EachHeader(func(name, value string) {
-		name = strings.ToLower(name)
-		if _, twice := h[name]; !twice {
-			h[name] = value
+	h := make([][2]string, 0, headersUsual)
+	r.EachHeader(func(name, value string) { h = append(h, [2]string{name, value}) })
+	return func(name string) string {
+		for i := range h {
+			if strings.EqualFold(h[i][0], name) {
+				return h[i][1]
+			}
 		}
-	})
-	return func(name string) string { return h[strings.ToLower(name)] }
+		return ""
+	}
 }
+
+// headersUsual is how many headers most requests have at most.
+const headersUsual = 12
 
 // notEnlisted answers a call whose branch could not be journaled: it must not leave.
 func (g *Gate) notEnlisted(r Request, rule *policies.Call, j joined, err error) Verdict {

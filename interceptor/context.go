@@ -40,7 +40,14 @@ func (c Context) expiry() time.Time { return time.Unix(c.Expires.Add(time.Second
 
 // Keys signs and verifies contexts with the key that all sidecars of a mesh share.
 type Keys struct {
-	macs sync.Pool // of hash.Hash: to make one costs as much as a context
+	macs sync.Pool // of *macer: to make one costs as much as a context
+}
+
+// macer makes signatures without leaving garbage.
+type macer struct {
+	hash hash.Hash
+	in   []byte
+	sum  [sha256.Size]byte
 }
 
 // NewKeys returns the keys made from a shared secret of at least 16 bytes.
@@ -49,7 +56,7 @@ func NewKeys(secret []byte) (*Keys, error) {
 		return nil, errors.New("mesh secret has fewer than 16 bytes: make one with `openssl rand -hex 32`")
 	}
 	key := append([]byte("txmesh context "), secret...)
-	return &Keys{macs: sync.Pool{New: func() any { return hmac.New(sha256.New, key) }}}, nil
+	return &Keys{macs: sync.Pool{New: func() any { return &macer{hash: hmac.New(sha256.New, key)} }}}, nil
 }
 
 // Sign returns the context in its wire form, `1.<owner>.<ulid>.<parent>.<expiry base36>.<mac>`: at most 96 bytes,
@@ -94,12 +101,12 @@ func (k *Keys) Verify(s string, now time.Time) (Context, error) {
 }
 
 func (k *Keys) mac(s string) string {
-	h := k.macs.Get().(hash.Hash)
-	defer k.macs.Put(h)
-	h.Reset()
-	h.Write([]byte(s))
-	var sum [sha256.Size]byte
-	return base64.RawURLEncoding.EncodeToString(h.Sum(sum[:0])[:macBytes])
+	m := k.macs.Get().(*macer)
+	defer k.macs.Put(m)
+	m.in = append(m.in[:0], s...)
+	m.hash.Reset()
+	m.hash.Write(m.in)
+	return base64.RawURLEncoding.EncodeToString(m.hash.Sum(m.sum[:0])[:macBytes])
 }
 
 // OwnerOf returns the owner part of a native id, or "".

@@ -1,6 +1,7 @@
 package txlog
 
 import (
+	"bytes"
 	"fmt"
 	"sync"
 	"time"
@@ -50,10 +51,10 @@ type dated[R txn.Record] struct {
 }
 
 // modes holds the two CBOR modes; they are immutable and safe for many goroutines.
-var modes = sync.OnceValues(func() (cbor.EncMode, cbor.DecMode) {
+var modes = sync.OnceValues(func() (cbor.UserBufferEncMode, cbor.DecMode) {
 	eo := cbor.CoreDetEncOptions()
 	eo.Time = cbor.TimeRFC3339NanoUTC
-	enc, err := eo.EncMode()
+	enc, err := eo.UserBufferEncMode()
 	if err != nil {
 		panic(fmt.Sprintf("txlog: encoding options: %v", err))
 	}
@@ -75,41 +76,55 @@ var modes = sync.OnceValues(func() (cbor.EncMode, cbor.DecMode) {
 // Encode returns the durable form of an entry's record and time. The transaction's id is not part of it: a store
 // keeps it in the key. The result is the caller's.
 func Encode(e Entry) ([]byte, error) {
-	switch r := e.Record.(type) {
-	case txn.Began:
-		return encodeBody(kindBegan, e.At, r)
-	case txn.Enlisted:
-		return encodeBody(kindEnlisted, e.At, r)
-	case txn.Left:
-		return encodeBody(kindLeft, e.At, r)
-	case txn.Extended:
-		return encodeBody(kindExtended, e.At, r)
-	case txn.Decided:
-		return encodeBody(kindDecided, e.At, r)
-	case txn.Settled:
-		return encodeBody(kindSettled, e.At, r)
-	case txn.Deferred:
-		return encodeBody(kindDeferred, e.At, r)
-	case txn.Halted:
-		return encodeBody(kindHalted, e.At, r)
-	case txn.Finished:
-		return encodeBody(kindFinished, e.At, r)
-	case txn.Forced:
-		return encodeBody(kindForced, e.At, r)
-	case txn.Stopped:
-		return encodeBody(kindStopped, e.At, r)
-	default:
-		return nil, fmt.Errorf("encode entry of %s: %T is not a record of the journal", e.Tx, e.Record)
+	var b bytes.Buffer
+	if err := EncodeTo(&b, e); err != nil {
+		return nil, err
 	}
+	return b.Bytes(), nil
 }
 
-func encodeBody[R txn.Record](kind byte, at time.Time, r R) ([]byte, error) {
-	enc, _ := modes()
-	body, err := enc.Marshal(dated[R]{At: at, Record: r})
-	if err != nil {
-		return nil, fmt.Errorf("encode %T: %w", r, err)
+// EncodeTo appends what Encode returns. After an error b may end in half an entry.
+func EncodeTo(b *bytes.Buffer, e Entry) error {
+	kind := kindOf(e.Record)
+	if kind == 0 {
+		return fmt.Errorf("encode entry of %s: %T is not a record of the journal", e.Tx, e.Record)
 	}
-	return append([]byte{codecVersion, kind}, body...), nil
+	b.WriteByte(codecVersion)
+	b.WriteByte(kind)
+	enc, _ := modes()
+	if err := enc.MarshalToBuffer(dated[txn.Record]{At: e.At, Record: e.Record}, b); err != nil {
+		return fmt.Errorf("encode %T: %w", e.Record, err)
+	}
+	return nil
+}
+
+func kindOf(r txn.Record) byte {
+	switch r.(type) {
+	case txn.Began:
+		return kindBegan
+	case txn.Enlisted:
+		return kindEnlisted
+	case txn.Left:
+		return kindLeft
+	case txn.Extended:
+		return kindExtended
+	case txn.Decided:
+		return kindDecided
+	case txn.Settled:
+		return kindSettled
+	case txn.Deferred:
+		return kindDeferred
+	case txn.Halted:
+		return kindHalted
+	case txn.Finished:
+		return kindFinished
+	case txn.Forced:
+		return kindForced
+	case txn.Stopped:
+		return kindStopped
+	default:
+		return 0
+	}
 }
 
 // Decode is the inverse of Encode. The entry shares no memory with b. An error says what is wrong at which byte;

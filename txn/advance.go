@@ -50,7 +50,7 @@ func (m *Machine) open(now time.Time) {
 
 func (m *Machine) whyExpired() string {
 	for i := range m.s.Branches {
-		if b := &m.s.Branches[i]; m.want != nil && m.unanswered(b) {
+		if b := m.s.Branches[i]; m.want != nil && m.unanswered(b) {
 			return "expired: no answer from branch " + b.ID
 		}
 	}
@@ -64,7 +64,7 @@ func (m *Machine) unanswered(b *BranchState) bool { return !b.Left && b.Known[Fo
 func (m *Machine) commitOnceAnswered(now time.Time) {
 	ripe := true
 	for i := range m.s.Branches {
-		b := &m.s.Branches[i]
+		b := m.s.Branches[i]
 		if !m.unanswered(b) {
 			continue
 		}
@@ -94,7 +94,7 @@ func (m *Machine) drive(now time.Time) {
 	m.settleEmpty()
 	limit, done := m.s.Spec.Plan.ForwardLimit, true
 	for i := range m.s.Branches {
-		b := &m.s.Branches[i]
+		b := m.s.Branches[i]
 		o := &b.Known[Forward]
 		switch {
 		case b.Left || o.Outcome == OK:
@@ -113,7 +113,7 @@ func (m *Machine) drive(now time.Time) {
 		return
 	}
 	for i := range m.s.Branches {
-		if b := &m.s.Branches[i]; m.unanswered(b) && m.ready(i, Forward) {
+		if b := m.s.Branches[i]; m.unanswered(b) && m.ready(i, Forward) {
 			m.call(now, b, Forward, b.Ops[Forward])
 		}
 	}
@@ -124,7 +124,7 @@ func (m *Machine) settleEmpty() {
 	for again := true; again; {
 		again = false
 		for i := range m.s.Branches {
-			if b := &m.s.Branches[i]; b.Ops[Forward] == nil && m.unanswered(b) && m.ready(i, Forward) {
+			if b := m.s.Branches[i]; b.Ops[Forward] == nil && m.unanswered(b) && m.ready(i, Forward) {
 				m.log(Settled{Branch: b.ID, Op: Forward, Outcome: OK})
 				again = true
 			}
@@ -137,7 +137,7 @@ func (m *Machine) settleEmpty() {
 func (m *Machine) decide(now time.Time, e Decide) {
 	d := Decided{Commit: e.Commit, Reason: e.Reason, Answer: e.Answer, Due: deadline(now, e.Delay)}
 	for i := range m.s.Branches {
-		b := &m.s.Branches[i]
+		b := m.s.Branches[i]
 		switch {
 		case b.Left:
 		case e.Commit && m.stands(b):
@@ -176,7 +176,7 @@ func (m *Machine) settle(now time.Time) {
 	}
 	left := 0
 	for i := range m.s.Branches {
-		b := &m.s.Branches[i]
+		b := m.s.Branches[i]
 		op, needs := m.needs(b)
 		if !needs {
 			continue
@@ -234,7 +234,7 @@ func (m *Machine) resolve(now time.Time, b *BranchState) bool {
 func (m *Machine) tell(now time.Time) bool {
 	left := false
 	for i := range m.s.Branches {
-		b := &m.s.Branches[i]
+		b := m.s.Branches[i]
 		if b.Ops[Tell] != nil && b.Known[Tell].Outcome == None && !b.Left {
 			left = true
 			m.call(now, b, Tell, b.Ops[Tell])
@@ -284,6 +284,9 @@ func (m *Machine) wake(now time.Time) time.Time {
 	at(m.s.Due)
 	for _, f := range m.flying {
 		at(f.until)
+	}
+	if !m.waited {
+		return w
 	}
 	if m.s.Phase == Open {
 		at(m.s.Asked.Until)

@@ -1,6 +1,7 @@
 package txn
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -189,20 +190,30 @@ func drain(t *testing.T, w *world) {
 		case s.Phase == Open && (!s.Begun || s.Expires.IsZero() && !s.Spec.Plan.Drives && w.m.want == nil):
 			return // waits for its initiator
 		default:
-			t.Fatalf("L7: %s for ever: %+v\nrecords %+v", s.Phase, s, w.records)
+			t.Fatalf("L7: %s for ever: %s\nrecords %+v", s.Phase, told(s), w.records)
 		}
 	}
-	t.Fatalf("L7: does not end: %+v", w.m.State())
+	t.Fatalf("L7: does not end: %s", told(w.m.State()))
 }
 
 func checkStuck(t *testing.T, s State) {
 	t.Helper()
-	halted := slices.ContainsFunc(s.Branches, func(b BranchState) bool {
+	halted := slices.ContainsFunc(s.Branches, func(b *BranchState) bool {
 		return slices.ContainsFunc(b.Known[:], func(o OpState) bool { return o.Halted })
 	})
 	if !halted {
-		t.Fatalf("L7: stuck without a halted op: %+v", s)
+		t.Fatalf("L7: stuck without a halted op: %s", told(s))
 	}
+}
+
+// told is a state with what is behind its pointers.
+func told(s State) string {
+	branches := make([]BranchState, len(s.Branches))
+	for i, b := range s.Branches {
+		branches[i] = *b
+	}
+	s.Branches = nil
+	return fmt.Sprintf("%+v with branches %+v", s, branches)
 }
 
 // BenchmarkStep decides a saga of three branches, from Begin to the end.

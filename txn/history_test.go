@@ -334,7 +334,7 @@ func show(s State, start time.Time) string {
 	}
 	fmt.Fprintln(&b)
 	for i := range s.Branches {
-		br := &s.Branches[i]
+		br := s.Branches[i]
 		fmt.Fprintf(&b, "%s:", br.ID)
 		for op := range NumOps {
 			if o := br.Known[op]; o.Outcome != None {

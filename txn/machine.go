@@ -35,11 +35,19 @@ type Machine struct {
 	landed []string // names of forward calls that were answered: their Enlist may still come twice
 	want   *Decide  // a commit that waits for unanswered branches
 	rooted bool     // begun by this process, so its root request may still be running
+	waited bool     // an op has waited for its next try, so one may wait now
 	out    Output
 }
 
 // Restore returns the machine that wrote these records. The next Step should be Wake.
-func Restore(records []Record) *Machine { return &Machine{s: Fold(records)} }
+func Restore(records []Record) *Machine {
+	return &Machine{s: Fold(records), waited: slices.ContainsFunc(records, isDeferred)}
+}
+
+func isDeferred(r Record) bool {
+	_, is := r.(Deferred)
+	return is
+}
 
 // State returns a snapshot; what it points to is read only.
 func (m *Machine) State() State { return m.s.clone() }
@@ -68,6 +76,7 @@ func (m *Machine) Step(now time.Time, e Event) (Output, error) {
 func (m *Machine) log(r Record) {
 	m.s.Apply(r)
 	m.out.Records = append(m.out.Records, r)
+	m.waited = m.waited || isDeferred(r)
 	switch r := r.(type) {
 	case Began, Enlisted, Left, Extended, Decided, Forced, Stopped:
 		m.out.Sync = true
@@ -253,7 +262,7 @@ func (m *Machine) place(b Branch) (Branch, error) {
 		return b, nil
 	}
 	for i := range m.s.Branches {
-		c := &m.s.Branches[i]
+		c := m.s.Branches[i]
 		if c.Known[Forward].Outcome != None && !slices.Contains(b.After, c.ID) {
 			b.After = append(b.After, c.ID)
 		}

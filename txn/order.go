@@ -11,7 +11,7 @@ func (m *Machine) ready(i int, op Op) bool {
 		if j == i {
 			continue
 		}
-		c := &m.s.Branches[j]
+		c := m.s.Branches[j]
 		switch op {
 		case Forward:
 			if m.follows(i, j) && !c.Left && c.Known[Forward].Outcome != OK {

@@ -8,14 +8,14 @@ import (
 // OpState is what is durably known of one op.
 type OpState struct {
 	Outcome Outcome // final: OK, Refused or None
+	Halted  bool    // waits for an operator
+	Forced  bool    // an operator spoke
 	Attempt int     // tries without a final answer
 	Failed  int     // ... the last ones of them, without a "pending"
 	Since   time.Time
 	Until   time.Time // no try before
 	Result  []byte
 	Cause   string
-	Halted  bool // waits for an operator
-	Forced  bool // an operator spoke
 }
 
 // BranchState is a branch with what is durably known of its ops. The slices belong to the machine: read only.
@@ -38,7 +38,7 @@ type State struct {
 	Reason   string
 	Answer   []byte
 	Due      time.Time // nothing is called before; zero: no limit
-	Branches []BranchState
+	Branches []*BranchState
 	Asked    OpState // the initiator's word on the outcome
 	Told     OpState // the listeners
 }
@@ -58,7 +58,7 @@ func (s *State) Apply(r Record) {
 	case Began:
 		s.Begun, s.Spec, s.Expires = true, r.Spec, r.Expires
 		for _, b := range r.Spec.Branches {
-			s.Branches = append(s.Branches, BranchState{Branch: b})
+			s.Branches = append(s.Branches, &BranchState{Branch: b})
 		}
 	case Enlisted:
 		s.applyEnlisted(r)
@@ -91,7 +91,7 @@ func (s *State) Apply(r Record) {
 
 func (s *State) applyEnlisted(r Enlisted) {
 	if !r.Again {
-		s.Branches = append(s.Branches, BranchState{Branch: r.Branch})
+		s.Branches = append(s.Branches, &BranchState{Branch: r.Branch})
 		return
 	}
 	b := s.branch(r.Branch.ID)
@@ -145,20 +145,25 @@ func (s *State) Decided() bool { return s.Begun && s.Phase != Open }
 
 // Find returns the branch with this id, or nil.
 func (s *State) Find(id string) *BranchState {
-	i := slices.IndexFunc(s.Branches, func(b BranchState) bool { return b.ID == id })
-	if i < 0 {
-		return nil
+	for _, b := range slices.Backward(s.Branches) { // most often one of the last is looked for
+		if b.ID == id {
+			return b
+		}
 	}
-	return &s.Branches[i]
+	return nil
 }
 
 // ByKey returns the branch enlisted under this key, or nil.
 func (s *State) ByKey(key string) *BranchState {
-	i := slices.IndexFunc(s.Branches, func(b BranchState) bool { return b.Key == key })
-	if i < 0 || key == "" {
+	if key == "" {
 		return nil
 	}
-	return &s.Branches[i]
+	for _, b := range slices.Backward(s.Branches) {
+		if b.Key == key {
+			return b
+		}
+	}
+	return nil
 }
 
 // branch returns a branch that must exist.
@@ -185,6 +190,14 @@ func (s *State) op(id string, op Op) *OpState {
 // clone copies what a caller of Machine.State may keep while the machine goes on.
 func (s *State) clone() State {
 	c := *s
-	c.Branches = slices.Clone(s.Branches)
+	if s.Branches == nil {
+		return c
+	}
+	copies := make([]BranchState, len(s.Branches))
+	c.Branches = make([]*BranchState, len(s.Branches))
+	for i, b := range s.Branches {
+		copies[i] = *b
+		c.Branches[i] = &copies[i]
+	}
 	return c
 }

@@ -176,7 +176,7 @@ func (w *world) checkUndo(s *State, b *BranchState) error {
 	}
 	passed := false
 	for i := range s.Branches {
-		c := &s.Branches[i]
+		c := s.Branches[i]
 		later := passed
 		if !s.Spec.Plan.Chain {
 			later = slices.Contains(c.After, b.ID)

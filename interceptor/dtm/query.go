@@ -184,7 +184,7 @@ func (b *story) branchViews() []branchView {
 	views := []branchView{}
 	k, _ := kindOf(typeOf(b.st.Spec.Mode))
 	for i := range b.st.Branches {
-		x := &b.st.Branches[i]
+		x := b.st.Branches[i]
 		if b.st.Spec.Mode == txn.Workflow {
 			views = append(views, b.progress(x))
 			continue

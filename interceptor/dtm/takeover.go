@@ -353,7 +353,7 @@ func (s *Service) preview(begin txn.Begin, v *transactionView) (*Takeover, error
 // progress counts the ops of the present direction.
 func progress(st *txn.State) (done, left int) {
 	for i := range st.Branches {
-		b := &st.Branches[i]
+		b := st.Branches[i]
 		op := txn.Forward
 		switch {
 		case st.Decided() && st.Commit && b.Stands && !st.Spec.Plan.Drives && st.Spec.Mode != txn.Workflow:

@@ -24,6 +24,8 @@ import (
 
 // Engine decides the transactions of this sidecar.
 type Engine interface {
+	// Begin is for an id that was made for the transaction.
+	Begin(ctx context.Context, b txn.Begin) (txn.State, error)
 	Do(ctx context.Context, id txn.ID, e txn.Event) (txn.State, error)
 	// DoAndSee is Do for who wants little of the state: see may not keep the branches.
 	DoAndSee(ctx context.Context, id txn.ID, e txn.Event, see func(txn.State)) error

@@ -112,7 +112,7 @@ func (s *Server) open(ctx context.Context, e txn.Begin) (st txn.State, repeated 
 		}
 	}
 	e.Spec.ID = s.opt.NewID()
-	st, err = s.opt.Engine.Do(ctx, e.Spec.ID, e)
+	st, err = s.opt.Engine.Begin(ctx, e)
 	return st, false, err
 }
 

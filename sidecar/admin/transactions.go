@@ -103,7 +103,7 @@ func outline(st txn.State) txn.State {
 func unanswered(st txn.State) []waiting {
 	var out []waiting
 	for i := range st.Branches {
-		if b := &st.Branches[i]; !b.Left && b.Known[txn.Forward].Outcome == txn.None {
+		if b := st.Branches[i]; !b.Left && b.Known[txn.Forward].Outcome == txn.None {
 			out = append(out, waiting{Branch: b.ID, Name: b.Name, Cause: b.Known[txn.Ask].Cause})
 		}
 	}

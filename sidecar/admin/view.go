@@ -95,7 +95,7 @@ func (s *Server) show(w http.ResponseWriter, r *http.Request) {
 		d.Expires = st.Expires.UTC()
 	}
 	for i := range st.Branches {
-		v := viewBranch(&st.Branches[i])
+		v := viewBranch(st.Branches[i])
 		if st.Spec.Door == DoorName {
 			v.Result = st.Branches[i].Known[txn.Forward].Result
 		}

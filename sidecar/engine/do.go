@@ -33,6 +33,15 @@ func (e *Engine) DoAndSee(ctx context.Context, id txn.ID, ev txn.Event, see func
 	return err
 }
 
+// Begin is Do for a Begin whose id was made for it and never given away: nothing can be in the journal under it, so that
+// it is not asked.
+func (e *Engine) Begin(ctx context.Context, b txn.Begin) (txn.State, error) {
+	if err := e.cfg.Store.Accepts(); err != nil {
+		return txn.State{}, fmt.Errorf("transaction %s: %w", b.Spec.ID, err)
+	}
+	return e.ask(ctx, &request{id: b.Spec.ID, event: b, made: true})
+}
+
 func (e *Engine) do(ctx context.Context, r request) (txn.State, error) {
 	s, err := e.ask(ctx, new(r))
 	if errors.Is(err, errMiss) {

@@ -7,6 +7,7 @@ import (
 	"iter"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -288,6 +289,45 @@ func TestBeginIsNotBegunTwice(t *testing.T) {
 }
 
 // TestWakesUpOnTime: at the deadlines, not before, whichever comes first.
+// TestBeginOfANewID asks the journal whether it takes transactions, and not for what it knows of this one.
+func TestBeginOfANewID(t *testing.T) {
+	store := &unasked{Store: memory.New(memory.Options{})}
+	e := start(t, store, &book{})
+	defer stop(t, e)
+	if s, err := e.Begin(t.Context(), begin("x", txn.TCC)); err != nil || !s.Begun {
+		t.Fatalf("begun %t, %v", s.Begun, err)
+	}
+	if n := store.asked.Load(); n > 0 {
+		t.Errorf("the journal was asked %d times", n)
+	}
+	store.full = true
+	if _, err := e.Begin(t.Context(), begin("y", txn.TCC)); !errors.Is(err, txlog.ErrFull) {
+		t.Errorf("begin on a full disk: %v", err)
+	}
+	if _, err := e.State(t.Context(), "y"); !errors.Is(err, txn.ErrUnknown) {
+		t.Errorf("what was refused: %v, want it unknown", err)
+	}
+}
+
+// unasked counts who asks for a history.
+type unasked struct {
+	*memory.Store
+	asked atomic.Int32
+	full  bool
+}
+
+func (s *unasked) History(ctx context.Context, id txn.ID) iter.Seq2[txlog.Entry, error] {
+	s.asked.Add(1)
+	return s.Store.History(ctx, id)
+}
+
+func (s *unasked) Accepts() error {
+	if s.full {
+		return txlog.ErrFull
+	}
+	return s.Store.Accepts()
+}
+
 func TestWakesUpOnTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := start(t, memory.New(memory.Options{}), &book{})

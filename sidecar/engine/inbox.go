@@ -14,6 +14,7 @@ type request struct {
 	until func(txn.State) bool // of Wait and DoAndWait
 	see   func(txn.State)      // of DoAndSee: takes the state, and the reply has none
 	fresh bool                 // a Begin whose id History does not know
+	made  bool                 // a Begin whose id nobody knows
 	work  func(*loop)          // anything else; done as it comes
 	reply chan reply           // buffered for one; nil: nobody waits
 }

@@ -141,7 +141,7 @@ func (l *loop) handle(r *request) {
 func (l *loop) step(r *request) {
 	_, begin := r.event.(txn.Begin)
 	ended := r.fresh && l.lookedUp(r.id)
-	if !l.shard.Has(r.id) && (!r.fresh || ended) {
+	if !l.shard.Has(r.id) && !r.made && (!r.fresh || ended) {
 		if begin && r.reply != nil {
 			l.lookUp(r.id)
 		}

@@ -33,6 +33,15 @@ func (o *Owners) DoAndWait(ctx context.Context, id txn.ID, ev txn.Event, until f
 	return o.remotely(ctx, owner, id, ev, until)
 }
 
+// Begin begins a transaction under an id that was made for it; see engine.Engine.Begin.
+func (o *Owners) Begin(ctx context.Context, b txn.Begin) (txn.State, error) {
+	e, err := o.own()
+	if err != nil {
+		return txn.State{}, err
+	}
+	return e.Begin(ctx, b)
+}
+
 // DoAndSee is Do for those who want little of the state; see engine.Engine.DoAndSee.
 func (o *Owners) DoAndSee(ctx context.Context, id txn.ID, ev txn.Event, see func(txn.State)) error {
 	owner, err := o.locally(ctx, id, func(e *engine.Engine) error { return e.DoAndSee(ctx, id, ev, see) })

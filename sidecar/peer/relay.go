@@ -126,10 +126,11 @@ func enlist(ctx context.Context, l Local, id txn.ID, e txn.Enlist) (interceptor.
 		return interceptor.Placed{}, fmt.Errorf("%w: branch of %s has neither key nor id", errMalformed, id)
 	}
 	var placed interceptor.Placed
+	key, branch := e.Branch.Key, e.Branch.ID // were e captured, it would be copied once more
 	err := l.DoAndSee(ctx, id, e, func(st txn.State) {
-		b := st.ByKey(e.Branch.Key)
+		b := st.ByKey(key)
 		if b == nil {
-			b = st.Find(e.Branch.ID)
+			b = st.Find(branch)
 		}
 		if b != nil {
 			placed = interceptor.Placed{Branch: b.ID, Home: b.Home}

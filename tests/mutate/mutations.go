@@ -37,6 +37,8 @@ func ofCore() []mutation {
 			old: "return m.s.Phase == Open && (!m.expired(now) || m.asks())", now: "return !m.s.Phase.Done()"},
 		{name: "the time of the next try is forgotten", law: "L7", file: advance, quick: true,
 			old: "o.Outcome == None && !o.Halted {\n				at(o.Until)", now: "o.Outcome == None && !o.Halted {\n				at(time.Time{})"},
+		{name: "tries that waited before a restart are forgotten", law: "L7", file: machine,
+			old: ", waited: slices.ContainsFunc(records, isDeferred)}", now: "}"},
 		{name: "the time-out of a transaction is forgotten", law: "L7", file: advance,
 			old: "	if m.s.Phase == Open {\n		at(m.s.Expires)\n	}", now: "	_ = m.s.Expires"},
 		{name: "a call that was never answered flies for ever", law: "L7", file: advance,

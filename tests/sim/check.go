@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/google/go-cmp/cmp"
+
 	"txmesh/interceptor"
 	"txmesh/txlog"
 	"txmesh/txn"
@@ -158,7 +160,7 @@ func (w *world) checkFold(d *driver) {
 			continue // it has ended
 		}
 		if folded := d.of.journal.state(id); !sameState(&live, folded) {
-			w.fail("L4", "%s folds to\n%+v\nlive it is\n%+v", id, *folded, live)
+			w.fail("L4", "%s is alive as it folds, but for\n%s", id, cmp.Diff(*folded, live))
 		}
 	}
 	d.moved = d.moved[:0]
@@ -171,7 +173,7 @@ func sameState(a, b *txn.State) bool {
 		return false
 	}
 	for i := range a.Branches {
-		x, y := &a.Branches[i], &b.Branches[i]
+		x, y := a.Branches[i], b.Branches[i]
 		if x.ID != y.ID || x.Key != y.Key || x.Home != y.Home || x.Left != y.Left || x.Stands != y.Stands || x.Undone != y.Undone ||
 			x.Doubt != y.Doubt || !slices.Equal(x.After, y.After) || !bytes.Equal(x.Note, y.Note) {
 			return false

@@ -54,7 +54,16 @@ type Options struct {
 	InlineBytes   int   // larger values go to the value log; 0: 4 KiB
 
 	FreeBytes func(dir string) (uint64, error) // nil: the function FreeBytes
+
+	levelBytes int64 // of the level that new tables are merged into: levelBytesMax, less on a disk below 1 GiB
 }
+
+// The bounds of levelBytes. Whatever is in the tree has been written once for each level, so a first level with room
+// saves one; and a compaction may write all of it anew, beside what is there.
+const (
+	levelBytesMin = 8 << 20
+	levelBytesMax = 32 << 20
+)
 
 func (o Options) withDefaults() Options {
 	if o.Log == nil {
@@ -67,6 +76,7 @@ func (o Options) withDefaults() Options {
 	o.MemtableBytes = orElse(o.MemtableBytes, 4<<20)
 	o.SegmentBytes = orElse(o.SegmentBytes, 4<<20)
 	o.InlineBytes = int(orElse(int64(o.InlineBytes), 4<<10))
+	o.levelBytes = orElse(o.levelBytes, levelBytesMax)
 	return o
 }
 
@@ -77,6 +87,7 @@ func (o Options) fit(diskBytes uint64) Options {
 	disk := int64(min(diskBytes, 1<<40))
 	o.ReserveBytes = max(0, orElse(o.ReserveBytes, max(o.reserveMin(), min(48<<20, disk/3))))
 	o.GateBytes = orElse(o.GateBytes, min(32<<20, disk/4))
+	o.levelBytes = max(levelBytesMin, min(levelBytesMax, disk/32))
 	return o
 }
 

@@ -212,8 +212,8 @@ func (s *Store) publish(b *batch) {
 	s.stats = b.stats
 }
 
-// compactionBytes is what a compaction may need beside what it replaces, at most.
-const compactionBytes = 24 << 20
+// compactionBytes is what a compaction may need beside what it replaces, at most: the new tables and the level below.
+func (o Options) compactionBytes() int64 { return 16<<20 + o.levelBytes }
 
 // floor is the room that Badger's goroutines may need at any time after a log is full: they write the tables of
 // two memtables, and compact, all through mappings.
@@ -222,7 +222,7 @@ func (s *Store) floor() uint64 {
 	for _, l := range s.db.Levels() {
 		tree += l.Size
 	}
-	return uint64(2*s.opts.MemtableBytes + s.opts.logBytes() + min(tree, compactionBytes))
+	return uint64(2*s.opts.MemtableBytes + s.opts.logBytes() + min(tree, s.opts.compactionBytes()))
 }
 
 // gate is what must be free beside the reserve for new transactions. It is never below the floor: a change of log would

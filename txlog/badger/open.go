@@ -173,8 +173,8 @@ func (o Options) Tuned() badger.Options {
 		WithNumGoroutines(1).
 		WithMemTableSize(o.MemtableBytes).
 		WithNumMemtables(2).
-		WithBaseTableSize(512 << 10).
-		WithBaseLevelSize(8 << 20).
+		WithBaseTableSize(1 << 20).
+		WithBaseLevelSize(o.levelBytes).
 		WithNumLevelZeroTables(3).
 		WithNumLevelZeroTablesStall(8).
 		WithNumCompactors(2).

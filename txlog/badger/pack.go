@@ -1,6 +1,7 @@
 package badger
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 
@@ -25,18 +26,20 @@ type encoded struct {
 func (s *Store) pack(es []txlog.Entry) ([]encoded, error) {
 	rows := make([]encoded, 0, len(es))
 	last := make(map[txn.ID]int, len(es)) // row of each transaction
+	var scratch bytes.Buffer
 	for i, e := range es {
-		b, err := txlog.Encode(e)
-		if err != nil {
+		scratch.Reset()
+		if err := txlog.EncodeTo(&scratch, e); err != nil {
 			return nil, err
 		}
+		b := scratch.Bytes()
 		if n, found := last[e.Tx]; found && len(rows[n].body)+len(b)+2*binary.MaxVarintLen32+1 <= s.opts.InlineBytes {
 			rows[n].add(b)
 			rows[n].entries = append(rows[n].entries, e)
 			continue
 		}
 		last[e.Tx] = len(rows)
-		rows = append(rows, encoded{tx: e.Tx, entries: es[i : i+1 : i+1], body: b})
+		rows = append(rows, encoded{tx: e.Tx, entries: es[i : i+1 : i+1], body: bytes.Clone(b)})
 	}
 	return rows, nil
 }
