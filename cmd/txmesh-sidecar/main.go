@@ -14,6 +14,7 @@ import (
 	"sync"
 
 	"txmesh/cmd/internal/memory"
+	"txmesh/cmd/internal/processors"
 	"txmesh/cmd/internal/signals"
 	"txmesh/sidecar"
 )
@@ -43,6 +44,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	if err != nil {
 		return err
 	}
+	processors.Spare()
 	memory.Limit(cfg.MemoryLimit, gcPercent(cfg))
 	s, err := sidecar.New(cfg, version, logger(cfg, stderr))
 	if err != nil {
