@@ -29,8 +29,9 @@ const (
 	worthIt  = 2 << 20
 )
 
-// GiveBack returns memory to the system when a burst is over, until ctx ends. The runtime alone would do it late: where little is allocated it collects every two minutes, and what it has found
-// it returns bit by bit. While there is work the collector runs more often, and this does nothing.
+// GiveBack returns memory to the system when a burst is over, until ctx ends. The runtime alone would do it late: where
+// little is allocated it collects every two minutes, and what it has found it returns bit by bit. While there is work the
+// collector runs more often, and this does nothing.
 func GiveBack(ctx context.Context) {
 	quiet := quietMin
 	for before := uint64(0); ; {
