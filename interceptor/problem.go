@@ -54,6 +54,16 @@ type Explanation struct {
 	Remedy string
 }
 
+// Explain returns what a code of the table means; a code that is not there explains nothing.
+func Explain(code Code) Explanation {
+	for _, x := range Codes() {
+		if x.Code == code {
+			return x
+		}
+	}
+	return Explanation{}
+}
+
 // Codes returns the table, in order of the codes.
 func Codes() []Explanation {
 	return []Explanation{
@@ -93,12 +103,7 @@ func Codes() []Explanation {
 
 // problem makes an RFC 9457 answer. id may be empty.
 func problem(code Code, detail string, id txn.ID, extra ...[2]string) *Answer {
-	var x Explanation
-	for _, c := range Codes() {
-		if c.Code == code {
-			x = c
-		}
-	}
+	x := Explain(code)
 	body, err := json.Marshal(struct {
 		Type      string `json:"type"`
 		Title     string `json:"title"`

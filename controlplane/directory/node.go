@@ -71,7 +71,7 @@ func FromMetadata(s *structpb.Struct) (Node, error) {
 		return Node{}, fmt.Errorf("node metadata home %q is neither its owner, %s, nor its service's, ~%s", out.Home, out.Owner, out.Service)
 	}
 	if id := text("spiffe"); policies.ServiceOf(id) != "" && policies.ServiceOf(id) != out.Service {
-		return Node{}, fmt.Errorf("node metadata spiffe %q is of service %s, but its service is %s", id, policies.ServiceOf(id), out.Service)
+		return Node{}, fmt.Errorf("node metadata spiffe %q is of service %s, but its service is %s: set service to that of the certificate", id, policies.ServiceOf(id), out.Service)
 	}
 	for _, a := range []struct{ key, value string }{{"inbound", out.Inbound}, {"peer", out.Peer}} {
 		if _, _, err := splitAddress(a.value); a.value != "" && err != nil {

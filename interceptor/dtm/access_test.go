@@ -77,7 +77,7 @@ func TestEveryEndpointAsksWhoMay(t *testing.T) {
 			}
 			continue
 		}
-		if status != http.StatusForbidden || code != "TXM0128" || !strings.Contains(text, "TXM0128") {
+		if status != http.StatusForbidden || code != "TXM0128" || !strings.Contains(text, "TXM0128") || !strings.Contains(text, "let an AccessPolicy") {
 			t.Errorf("%s = %d %s %s, want 403 TXM0128", e.path, status, code, text)
 		}
 		if diff := cmp.Diff([]string{e.method + " " + apiBase + e.path + " " + want[e.path]}, x.asked); diff != "" {

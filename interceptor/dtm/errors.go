@@ -51,7 +51,7 @@ func faultOf(err error) *fault {
 	case errors.Is(err, interceptor.ErrBranches), errors.Is(err, interceptor.ErrTooLarge):
 		return &fault{status: http.StatusRequestEntityTooLarge, message: err.Error()}
 	case errors.Is(err, interceptor.ErrDenied):
-		return &fault{status: http.StatusForbidden, message: string(interceptor.CodeDenied) + ": " + err.Error()}
+		return &fault{status: http.StatusForbidden, message: fmt.Sprintf("%s: %v: %s", interceptor.CodeDenied, err, interceptor.Explain(interceptor.CodeDenied).Remedy)}
 	case errors.Is(err, txn.ErrOrder), errors.Is(err, txn.ErrNoBranch):
 		return &fault{status: http.StatusBadRequest, message: err.Error()}
 	case errors.Is(err, txn.ErrConflict), errors.Is(err, txn.ErrDecided), errors.Is(err, txn.ErrEngineDecides):

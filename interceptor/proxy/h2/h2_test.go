@@ -127,6 +127,21 @@ func inbound(t testing.TB, o proxy.Options, endpoint string) (string, func(conte
 	return l.Addr().String(), p.Shutdown
 }
 
+// serving starts a proxy and returns its address.
+func serving(t testing.TB, p interface {
+	Serve(l net.Listener) error
+	Shutdown(ctx context.Context) error
+}) string {
+	l := listen(t)
+	go func() { _ = p.Serve(l) }() // Shutdown ends it
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = p.Shutdown(ctx) // clients keep their connections
+	})
+	return l.Addr().String()
+}
+
 func client(t testing.TB) *http.Client {
 	var protocols http.Protocols
 	protocols.SetUnencryptedHTTP2(true)

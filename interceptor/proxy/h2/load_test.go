@@ -1,7 +1,6 @@
 package h2_test
 
 import (
-	"context"
 	"io"
 	"net/http"
 	"runtime"
@@ -47,18 +46,12 @@ func TestGoAwayUnderLoadLosesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := listen(t)
-	go func() { _ = p.Serve(l) }() // Shutdown ends it
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		_ = p.Shutdown(ctx) // clients keep their connections
-	})
+	address := serving(t, p)
 	var stop atomic.Bool
 	var calls atomic.Int64
 	var all sync.WaitGroup
 	for range 16 {
-		c := grpcClient(t, l.Addr().String())
+		c := grpcClient(t, address)
 		all.Go(func() {
 			for !stop.Load() {
 				if _, err := c.UnaryCall(t.Context(), &testgrpc.SimpleRequest{ResponseSize: 100, Payload: &testgrpc.Payload{Body: make([]byte, 1000)}}); err != nil {

@@ -48,14 +48,7 @@ func calls(t *testing.T, o proxy.Options, endpoints ...string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := listen(t)
-	go func() { _ = p.Serve(l) }() // Shutdown ends it
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		_ = p.Shutdown(ctx) // clients keep their connections
-	})
-	return l.Addr().String()
+	return serving(t, p)
 }
 
 // serveGRPC is a server of grpc-go whose unary calls are answered by f.

@@ -88,6 +88,17 @@ func acceptOf(key string) string {
 
 // raw is an endpoint that speaks bytes: f gets each connection that begins with a request, and that request.
 func raw(t testing.TB, f func(conn *net.TCPConn, head *http.Request, in *bufio.Reader)) string {
+	return accepting(t, func(conn *net.TCPConn) {
+		_ = conn.SetDeadline(time.Now().Add(patience)) // a closed connection tells it when it is used
+		in := bufio.NewReader(conn)
+		if head, err := http.ReadRequest(in); err == nil && head.Method != "PRI" {
+			f(conn, head, in)
+		}
+	})
+}
+
+// accepting is an endpoint whose connections f gets, each in a goroutine of its own, and which are closed after it.
+func accepting(t testing.TB, f func(conn *net.TCPConn)) string {
 	l := listen(t)
 	var all sync.WaitGroup
 	t.Cleanup(all.Wait)
@@ -100,11 +111,7 @@ func raw(t testing.TB, f func(conn *net.TCPConn, head *http.Request, in *bufio.R
 			}
 			all.Go(func() {
 				defer conn.Close()
-				_ = conn.SetDeadline(time.Now().Add(patience)) // a closed connection tells it when it is used
-				in := bufio.NewReader(conn)
-				if head, err := http.ReadRequest(in); err == nil && head.Method != "PRI" {
-					f(conn.(*net.TCPConn), head, in)
-				}
+				f(conn.(*net.TCPConn))
 			})
 		}
 	})
@@ -118,36 +125,25 @@ func switched(conn net.Conn, r *http.Request) {
 
 // unextended is an endpoint that speaks HTTP/2 without RFC 8441, and HTTP/1.1.
 func unextended(t testing.TB, endpoint string) string {
-	l := listen(t)
-	var all sync.WaitGroup
-	t.Cleanup(all.Wait)
-	t.Cleanup(func() { l.Close() })
-	all.Go(func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			all.Go(func() {
-				defer conn.Close()
-				in := bufio.NewReader(conn)
-				if first, err := in.Peek(3); err != nil || string(first) == "PRI" {
-					_ = http2.NewFramer(conn, nil).WriteSettings() // the proxy ends the connection
-					_, _ = io.Copy(io.Discard, in)
-					return
-				}
-				onward, err := net.Dial("tcp", endpoint)
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				all.Go(func() { _, _ = io.Copy(onward, in); _ = onward.(*net.TCPConn).CloseWrite() })
-				_, _ = io.Copy(conn, onward)
-				onward.Close()
-			})
+	return accepting(t, func(conn *net.TCPConn) {
+		in := bufio.NewReader(conn)
+		if first, err := in.Peek(3); err != nil || string(first) == "PRI" {
+			_ = http2.NewFramer(conn, nil).WriteSettings() // the proxy ends the connection
+			_, _ = io.Copy(io.Discard, in)
+			return
 		}
+		onward, err := net.Dial("tcp", endpoint)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		var sent sync.WaitGroup
+		sent.Go(func() { _, _ = io.Copy(onward, in); _ = onward.(*net.TCPConn).CloseWrite() })
+		_, _ = io.Copy(conn, onward)
+		onward.Close()
+		_ = conn.Close() // ends the other way
+		sent.Wait()
 	})
-	return l.Addr().String()
 }
 
 // handshake lets a client of WebSockets believe that it speaks HTTP/1.1.
@@ -528,14 +524,7 @@ func forward(t *testing.T, o proxy.Options) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := listen(t)
-	go func() { _ = p.Serve(l) }() // Shutdown ends it
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		_ = p.Shutdown(ctx) // clients keep their connections
-	})
-	return l.Addr().String()
+	return serving(t, p)
 }
 
 // TestConnect: the forward proxy tunnels, as over HTTP/1.1, and no other port does.
