@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -40,10 +41,16 @@ It needs the source tree, and Go to build it; Python and Node are used where the
 through it.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			// SIGPIPE as well: a reader that goes away must not leave the children behind.
-			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
+			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 			defer stop()
-			return runDemo(ctx, newScreen(cmd.OutOrStdout(), os.Getenv), o)
+			ctx, cancel := context.WithCancel(ctx)
+			defer cancel()
+			// A reader that goes away must not leave the children behind, so writing to it is an error instead of the end
+			// of this process. The signal itself says nothing: it comes for sockets too, as that of a sidecar killed here.
+			signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+			s := newScreen(cmd.OutOrStdout(), os.Getenv)
+			s.w = watchedWriter{s.w, cancel}
+			return runDemo(ctx, s, o)
 		},
 	}
 	c.Flags().BoolVar(&o.once, "once", false, "end after the three transfers")
@@ -51,6 +58,20 @@ through it.`,
 	c.Flags().StringVar(&o.source, "source", "", "source tree of txmesh (default: the module around the current directory)")
 	c.Flags().StringVar(&o.bin, "bin", os.Getenv("TXMESH_BIN"), "directory with binaries to use instead of building them [TXMESH_BIN]")
 	return c
+}
+
+// watchedWriter calls failed when w takes no more.
+type watchedWriter struct {
+	w      io.Writer
+	failed func()
+}
+
+func (w watchedWriter) Write(p []byte) (int, error) {
+	n, err := w.w.Write(p)
+	if err != nil {
+		w.failed()
+	}
+	return n, err
 }
 
 // runDemo is the whole demonstration. When it returns, no child of it is left.
