@@ -300,12 +300,16 @@ func unanswered(rule *policies.Call, b txn.Branch) (txn.Resolve, []byte) {
 	}
 }
 
+// incarnationInCall is how much of the incarnation tells calls apart that one sidecar made before and after a restart: 60
+// bits. Every call that is a branch is journaled with its name.
+const incarnationInCall = 12
+
 // callName tells one forward call from every other, and makes its Enlist repeatable: sidecar, incarnation, counter.
 func (g *Gate) callName() string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.enlisted++
-	return g.Self + "/" + g.Incarnation + "/" + strconv.FormatUint(g.enlisted, 36)
+	return g.Self + "/" + g.Incarnation[:min(len(g.Incarnation), incarnationInCall)] + "/" + strconv.FormatUint(g.enlisted, 36)
 }
 
 func fingerprint(m *policies.Message) string {

@@ -124,7 +124,7 @@ func (c *Call) Record(req *Message) ([]byte, error) {
 		}
 		values["held"] = h
 	}
-	return encodeJSON(values)
+	return encodeValues(values)
 }
 
 // RecordAnswer keeps of a response exactly what later ops read, and whether there is anything to undo. Equal
@@ -138,7 +138,7 @@ func (c *Call) RecordAnswer(res *Message) ([]byte, error) {
 	if err := c.judgeUndo(values, res); err != nil {
 		return nil, fmt.Errorf("record the answer of %s: %w", c.Name, err)
 	}
-	return encodeJSON(values)
+	return encodeValues(values)
 }
 
 // judgeUndo settles undo.when while the response is at hand, where the condition reads nothing else.

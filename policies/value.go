@@ -56,6 +56,14 @@ func encodeJSON(v any) ([]byte, error) {
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }
 
+// encodeValues is encodeJSON for what is recorded of a message, which often is nothing.
+func encodeValues(values map[string]any) ([]byte, error) {
+	if len(values) == 0 {
+		return []byte("{}"), nil
+	}
+	return encodeJSON(values)
+}
+
 // decodeBody reads a message's body by its content type: JSON, forms and messages of gRPC become maps, other text a
 // string. An empty body is nil.
 func decodeBody(m *Message) (any, error) {

@@ -2,6 +2,7 @@ package txlog
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"sync"
 	"time"
@@ -11,8 +12,9 @@ import (
 	"txmesh/txn"
 )
 
-// The encoding of an entry is one version byte, one kind byte, and a CBOR map {0: time, 1: record} in core
-// deterministic form with integer keys. How a later release reads what an older one wrote:
+// The encoding of an entry is one version byte, one kind byte, the time as seconds since 1970 (a signed varint) and
+// nanoseconds (4 bytes, big-endian), and the record as a CBOR map in core deterministic form with integer keys. Version 1
+// had a CBOR map {0: time, 1: record} behind the kind, whose time was text. How a later release reads what an older one wrote:
 //
 //   - A field that is added under a new number is absent in old entries and decodes to its zero value, so adding
 //     a field whose zero value means "as before" needs nothing else. Numbers are never used twice.
@@ -25,7 +27,7 @@ import (
 // Times keep their nanoseconds and come back in UTC, without a monotonic reading. Nil and empty are kept apart
 // in Branch.Ops, where nil means "nothing to do"; everywhere else the fields are omitted when empty, so an
 // empty slice comes back as nil. Strings need not be valid UTF-8: causes quote what services answer.
-const codecVersion = 1
+const codecVersion = 2
 
 // The kinds of records, for ever.
 const (
@@ -44,7 +46,7 @@ const (
 
 const remedyNewer = "run the release that wrote this store, or a later one"
 
-// dated is the body of an encoded entry.
+// dated is the body of an entry of version 1.
 type dated[R txn.Record] struct {
 	At     time.Time `cbor:"0,keyasint"`
 	Record R         `cbor:"1,keyasint"`
@@ -89,10 +91,10 @@ func EncodeTo(b *bytes.Buffer, e Entry) error {
 	if kind == 0 {
 		return fmt.Errorf("encode entry of %s: %T is not a record of the journal", e.Tx, e.Record)
 	}
-	b.WriteByte(codecVersion)
-	b.WriteByte(kind)
+	head := binary.AppendVarint([]byte{codecVersion, kind}, e.At.Unix())
+	b.Write(binary.BigEndian.AppendUint32(head, uint32(e.At.Nanosecond())))
 	enc, _ := modes()
-	if err := enc.MarshalToBuffer(dated[txn.Record]{At: e.At, Record: e.Record}, b); err != nil {
+	if err := enc.MarshalToBuffer(e.Record, b); err != nil {
 		return fmt.Errorf("encode %T: %w", e.Record, err)
 	}
 	return nil
@@ -150,27 +152,27 @@ func decodeBody(version, kind byte, body []byte) (time.Time, txn.Record, error) 
 	}
 	switch kind {
 	case kindBegan:
-		return decodeRecord[txn.Began](body)
+		return decodeRecord[txn.Began](version, body)
 	case kindEnlisted:
-		return decodeRecord[txn.Enlisted](body)
+		return decodeRecord[txn.Enlisted](version, body)
 	case kindLeft:
-		return decodeRecord[txn.Left](body)
+		return decodeRecord[txn.Left](version, body)
 	case kindExtended:
-		return decodeRecord[txn.Extended](body)
+		return decodeRecord[txn.Extended](version, body)
 	case kindDecided:
-		return decodeRecord[txn.Decided](body)
+		return decodeRecord[txn.Decided](version, body)
 	case kindSettled:
-		return decodeRecord[txn.Settled](body)
+		return decodeRecord[txn.Settled](version, body)
 	case kindDeferred:
-		return decodeRecord[txn.Deferred](body)
+		return decodeRecord[txn.Deferred](version, body)
 	case kindHalted:
-		return decodeRecord[txn.Halted](body)
+		return decodeRecord[txn.Halted](version, body)
 	case kindFinished:
-		return decodeRecord[txn.Finished](body)
+		return decodeRecord[txn.Finished](version, body)
 	case kindForced:
-		return decodeRecord[txn.Forced](body)
+		return decodeRecord[txn.Forced](version, body)
 	case kindStopped:
-		return decodeRecord[txn.Stopped](body)
+		return decodeRecord[txn.Stopped](version, body)
 	default:
 		return time.Time{}, nil, fmt.Errorf("record kind %d at byte 1, this release knows 1 to %d: %w; %s",
 			kind, kindStopped, ErrNewer, remedyNewer)

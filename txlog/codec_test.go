@@ -97,27 +97,51 @@ func TestEntriesOfThisReleaseAreReadForEver(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			path := filepath.Join("testdata", "v1", name+".hex")
+			path := filepath.Join("testdata", "v2", name+".hex")
 			if *rewrite {
 				writeGolden(t, path, b)
 			}
-			text, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			want, err := hex.DecodeString(strings.Join(strings.Fields(string(text)), ""))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if !bytes.Equal(b, want) {
+			if want := readGolden(t, path); !bytes.Equal(b, want) {
 				t.Errorf("bytes changed: got %x, want %x (a change of format needs a new version; -rewrite shows it)", b, want)
 			}
-			out, err := txlog.Decode("a", want)
-			if err != nil || !reflect.DeepEqual(out, in) {
-				t.Errorf("golden bytes read as %+v, %v; want %+v", out, err, in)
-			}
+			readsAs(t, path, in)
 		})
 	}
+}
+
+// Files of versions that are no longer written.
+func TestEntriesOfEarlierVersionsAreRead(t *testing.T) {
+	paths, err := filepath.Glob(filepath.Join("testdata", "v1", "*.hex"))
+	if err != nil || len(paths) < 20 {
+		t.Fatalf("%d files, %v; want those of version 1", len(paths), err)
+	}
+	for _, path := range paths {
+		name := strings.TrimSuffix(filepath.Base(path), ".hex")
+		t.Run(name, func(t *testing.T) {
+			readsAs(t, path, txlog.Entry{Tx: "a", At: at(987654321), Record: samples()[name]})
+		})
+	}
+}
+
+func readsAs(t *testing.T, path string, in txlog.Entry) {
+	t.Helper()
+	out, err := txlog.Decode("a", readGolden(t, path))
+	if err != nil || !reflect.DeepEqual(out, in) {
+		t.Errorf("golden bytes read as %+v, %v; want %+v", out, err, in)
+	}
+}
+
+func readGolden(t testing.TB, path string) []byte {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := hex.DecodeString(strings.Join(strings.Fields(string(text)), ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }
 
 func writeGolden(t *testing.T, path string, b []byte) {
@@ -172,6 +196,8 @@ func TestBrokenEntriesAreNamed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	head := func(version, kind byte, rest ...byte) []byte { return append([]byte{version, kind}, rest...) }
+	timed := func(kind byte, rest ...byte) []byte { return head(2, kind, append([]byte{0, 0, 0, 0, 1}, rest...)...) }
 	for _, tt := range []struct {
 		name  string
 		bytes []byte
@@ -180,15 +206,19 @@ func TestBrokenEntriesAreNamed(t *testing.T) {
 	}{
 		{"nothing", nil, txlog.ErrCorrupt, `decode entry of "tx": 0 bytes, want at least 2`},
 		{"version zero", append([]byte{0}, good[1:]...), txlog.ErrCorrupt,
-			`decode entry of "tx" (32 bytes): version 0 at byte 0: txlog: corrupt`},
-		{"later version", append([]byte{2}, good[1:]...), txlog.ErrNewer,
-			`decode entry of "tx" (32 bytes): version 2 at byte 0, this release reads up to 1: txlog: written by a later release; run the release that wrote this store, or a later one`},
-		{"later kind", []byte{1, 99, 0xa0}, txlog.ErrNewer,
+			`decode entry of "tx" (17 bytes): version 0 at byte 0: txlog: corrupt`},
+		{"later version", append([]byte{3}, good[1:]...), txlog.ErrNewer,
+			`decode entry of "tx" (17 bytes): version 3 at byte 0, this release reads up to 2: txlog: written by a later release; run the release that wrote this store, or a later one`},
+		{"later kind", head(2, 99, 0xa0), txlog.ErrNewer,
 			`decode entry of "tx" (3 bytes): record kind 99 at byte 1, this release knows 1 to 11: txlog: written by a later release; run the release that wrote this store, or a later one`},
-		{"later field", []byte{1, 3, 0xa1, 1, 0xa1, 9, 1}, txlog.ErrNewer, "not known to this release"},
-		{"cut off", good[:len(good)-3], txlog.ErrCorrupt, "txn.Left: body after byte 2: unexpected EOF: txlog: corrupt"},
+		{"later field", timed(3, 0xa1, 9, 1), txlog.ErrNewer, "not known to this release"},
+		{"later field of version 1", head(1, 3, 0xa1, 1, 0xa1, 9, 1), txlog.ErrNewer, "not known to this release"},
+		{"no time", head(2, 3), txlog.ErrCorrupt, "txn.Left: body after byte 2: the time is cut short"},
+		{"half a time", head(2, 3, 0, 0, 0), txlog.ErrCorrupt, "txn.Left: body after byte 2: the time is cut short"},
+		{"no such time", head(2, 3, 0, 0xff, 0xff, 0xff, 0xff, 0xa0), txlog.ErrCorrupt, "the time has 4294967295 nanoseconds"},
+		{"cut off", good[:len(good)-3], txlog.ErrCorrupt, "txn.Left: body after byte 11: unexpected EOF: txlog: corrupt"},
 		{"trailing", append(bytes.Clone(good), 0), txlog.ErrCorrupt, "1 bytes of extraneous data"},
-		{"other type", []byte{1, 3, 0xa1, 1, 0xa1, 1, 0x80}, txlog.ErrCorrupt, "array"},
+		{"other type", timed(3, 0xa1, 1, 0x80), txlog.ErrCorrupt, "array"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := txlog.Decode("tx", tt.bytes)
@@ -206,6 +236,13 @@ func FuzzDecode(f *testing.F) {
 			f.Fatal(err)
 		}
 		f.Add(b)
+	}
+	old, err := filepath.Glob(filepath.Join("testdata", "v1", "*.hex"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, path := range old {
+		f.Add(readGolden(f, path))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		e, err := txlog.Decode("tx", b)

@@ -1,6 +1,7 @@
 package txlog
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"time"
@@ -16,21 +17,41 @@ var (
 	ErrNewer   = errors.New("txlog: written by a later release")
 )
 
-// headBytes is the length of what precedes the CBOR body.
-const headBytes = 2
-
-func decodeRecord[R txn.Record](body []byte) (time.Time, txn.Record, error) {
+func decodeRecord[R txn.Record](version byte, body []byte) (time.Time, txn.Record, error) {
 	_, dec := modes()
 	var d dated[R]
-	err := dec.Unmarshal(body, &d)
-	if err == nil {
+	const head = 2 // version and kind
+	if version == 1 {
+		if err := dec.Unmarshal(body, &d); err != nil {
+			return time.Time{}, nil, decodeError(fmt.Sprintf("%T", d.Record), head, err)
+		}
 		return d.At, d.Record, nil
 	}
-	return time.Time{}, nil, decodeError(fmt.Sprintf("%T", d.Record), err)
+	at, n, err := decodeTime(body)
+	if err == nil {
+		err = dec.Unmarshal(body[n:], &d.Record)
+	}
+	if err != nil {
+		return time.Time{}, nil, decodeError(fmt.Sprintf("%T", d.Record), head+n, err)
+	}
+	return at, d.Record, nil
 }
 
-// decodeError names the record and, as far as the library tells, the field and the byte.
-func decodeError(record string, err error) error {
+// decodeTime reads the time that b begins with, of n bytes.
+func decodeTime(b []byte) (at time.Time, n int, err error) {
+	sec, n := binary.Varint(b)
+	if n <= 0 || len(b) < n+4 {
+		return time.Time{}, 0, errors.New("the time is cut short")
+	}
+	nanos := binary.BigEndian.Uint32(b[n:])
+	if nanos >= 1e9 {
+		return time.Time{}, 0, fmt.Errorf("the time has %d nanoseconds", nanos)
+	}
+	return time.Unix(sec, int64(nanos)).UTC(), n + 4, nil
+}
+
+// decodeError names the record and, as far as the library tells, the field and the byte, counted from where its CBOR begins.
+func decodeError(record string, begin int, err error) error {
 	if extra, ok := errors.AsType[*cbor.ExtraneousDataError](err); ok {
 		return fmt.Errorf("%s: body: %w: %w", record, extra, ErrCorrupt)
 	}
@@ -42,7 +63,7 @@ func decodeError(record string, err error) error {
 		return fmt.Errorf("%s: field %s holds %s: %w", record, kind.StructFieldName, kind.CBORType, ErrCorrupt)
 	}
 	if syntax, ok := errors.AsType[*cbor.SyntaxError](err); ok {
-		return fmt.Errorf("%s: body after byte %d: %w: %w", record, headBytes, syntax, ErrCorrupt)
+		return fmt.Errorf("%s: body after byte %d: %w: %w", record, begin, syntax, ErrCorrupt)
 	}
-	return fmt.Errorf("%s: body after byte %d: %w: %w", record, headBytes, err, ErrCorrupt)
+	return fmt.Errorf("%s: body after byte %d: %w: %w", record, begin, err, ErrCorrupt)
 }

@@ -257,13 +257,16 @@ func (m *Machine) place(b Branch) (Branch, error) {
 			return b, fmt.Errorf("branch %s follows %s: %w", b.ID, id, ErrNoBranch)
 		}
 	}
-	b.After = slices.Clone(b.After)
+	if b.Retry == m.s.Spec.Plan.Retry {
+		b.Retry = Retry{} // that is what the plan is for, and every branch is journaled
+	}
+	named := b.After
+	b.After = slices.Clone(named)
 	if !m.s.Spec.Plan.Answers {
 		return b, nil
 	}
-	for i := range m.s.Branches {
-		c := m.s.Branches[i]
-		if c.Known[Forward].Outcome != None && !slices.Contains(b.After, c.ID) {
+	for _, c := range m.s.Branches {
+		if c.Known[Forward].Outcome != None && !slices.Contains(named, c.ID) {
 			b.After = append(b.After, c.ID)
 		}
 	}
