@@ -34,8 +34,14 @@ type row struct {
 	ref   bool // the value may lie in the value log, referred to by key
 }
 
-func newBatch(s *Store) *batch {
-	return &batch{s: s, staged: make(map[txn.ID]*open), gone: make(map[txn.ID]bool), begun: make(map[string]bool), stats: s.stats}
+// newBatch has room for what the requests write.
+func newBatch(s *Store, reqs []*request) *batch {
+	rows := 1 // of the counters
+	for _, r := range reqs {
+		rows += r.rows
+	}
+	return &batch{s: s, rows: make([]row, 0, rows), staged: make(map[txn.ID]*open, len(reqs)), gone: make(map[txn.ID]bool), begun: make(map[string]bool),
+		stats: s.stats}
 }
 
 // set adds a row that stays in the tree.

@@ -75,7 +75,7 @@ func (s *Store) usableByCommitter() error {
 // commit makes the batch visible and, if any request wants it, durable. An error before write leaves the store as
 // it was; one after it stops the store, because nobody knows what is on the disk.
 func (s *Store) commit(reqs []*request) error {
-	b := newBatch(s)
+	b := newBatch(s, reqs)
 	defer b.discard()
 	for _, r := range reqs {
 		if err := b.add(r); err != nil {
@@ -132,12 +132,14 @@ func (s *Store) writeValues(b *batch) error {
 // build makes the transaction of the rows. Nothing is written yet.
 func (s *Store) build(b *batch) (*badger.Txn, error) {
 	tx := s.db.NewTransaction(true)
-	for _, r := range b.rows {
+	entries := make([]badger.Entry, len(b.rows)) // one piece of memory for all
+	for i, r := range b.rows {
 		var err error
 		if r.value == nil {
 			err = tx.Delete(r.key)
 		} else {
-			err = tx.SetEntry(badger.NewEntry(r.key, r.value).WithMeta(r.meta))
+			entries[i].Key, entries[i].Value = r.key, r.value
+			err = tx.SetEntry(entries[i].WithMeta(r.meta))
 		}
 		if err != nil {
 			tx.Discard()
