@@ -14,11 +14,11 @@ type mutation struct {
 }
 
 // mutations are all of them: the core, the barrier, the Gate, the relay, the shard and the driver around it, the fleet, the
-// door for clients of DTM, the choice of endpoints, repeats, tunnels, calls without a barrier, those of gRPC, our own ports.
+// door for clients of DTM, the choice of endpoints, repeats, tunnels, calls without a barrier, those of gRPC, our own ports, the form of entries.
 func mutations() []mutation {
 	var all []mutation
 	for _, list := range [][]mutation{ofCore(), ofOrder(), ofBarrier(), ofGate(), ofRelay(), ofEngine(), ofFleet(), ofDTM(), ofTraffic(),
-		ofRepeats(), ofTunnels(), ofUnprotected(), ofGRPC(), ofPorts(), ofControlPlane(), ofProof()} {
+		ofRepeats(), ofTunnels(), ofUnprotected(), ofGRPC(), ofPorts(), ofControlPlane(), ofProof(), ofJournal()} {
 		all = append(all, list...)
 	}
 	return all

@@ -173,7 +173,7 @@ func (o Options) Tuned() badger.Options {
 		WithNumGoroutines(1).
 		WithMemTableSize(o.MemtableBytes).
 		WithNumMemtables(2).
-		WithBaseTableSize(1 << 20).
+		WithBaseTableSize(2 << 20).
 		WithBaseLevelSize(o.levelBytes).
 		WithNumLevelZeroTables(3).
 		WithNumLevelZeroTablesStall(8).
