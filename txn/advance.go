@@ -1,6 +1,9 @@
 package txn
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // advance makes every call that may be made now, and decides or finishes what has become ripe.
 func (m *Machine) advance(now time.Time) {
@@ -18,13 +21,7 @@ func (m *Machine) advance(now time.Time) {
 
 // landLate gives up on intercepted forwards whose time is over: their outcome is unknown from here on.
 func (m *Machine) landLate(now time.Time) {
-	kept := m.flying[:0]
-	for _, f := range m.flying {
-		if f.until.IsZero() || now.Before(f.until) {
-			kept = append(kept, f)
-		}
-	}
-	m.flying = kept
+	m.flying.removeFunc(func(f flight) bool { return !f.until.IsZero() && !now.Before(f.until) })
 }
 
 func (m *Machine) open(now time.Time) {
@@ -70,7 +67,7 @@ func (m *Machine) commitOnceAnswered(now time.Time) {
 		}
 		ripe = false
 		switch {
-		case m.inFlight(b.ID, Forward):
+		case m.flying.has(b.ID, Forward):
 		case m.canAsk(b):
 			m.call(now, b, Ask, b.Ops[Ask])
 		case m.s.Expires.IsZero():
@@ -112,8 +109,9 @@ func (m *Machine) drive(now time.Time) {
 		m.decide(now, Decide{Commit: true})
 		return
 	}
-	for i := range m.s.Branches {
-		if b := m.s.Branches[i]; m.unanswered(b) && m.ready(i, Forward) {
+	ready := m.turns(Forward)
+	for i, b := range m.s.Branches {
+		if m.unanswered(b) && ready(i) {
 			m.call(now, b, Forward, b.Ops[Forward])
 		}
 	}
@@ -121,10 +119,12 @@ func (m *Machine) drive(now time.Time) {
 
 // settleEmpty answers for branches that have nothing to do forward, as soon as it would be their turn.
 func (m *Machine) settleEmpty() {
-	for again := true; again; {
+	empty := func(b *BranchState) bool { return b.Ops[Forward] == nil && m.unanswered(b) }
+	for again := slices.ContainsFunc(m.s.Branches, empty); again; {
 		again = false
-		for i := range m.s.Branches {
-			if b := m.s.Branches[i]; b.Ops[Forward] == nil && m.unanswered(b) && m.ready(i, Forward) {
+		ready := m.turns(Forward)
+		for i, b := range m.s.Branches {
+			if empty(b) && ready(i) {
 				m.log(Settled{Branch: b.ID, Op: Forward, Outcome: OK})
 				again = true
 			}
@@ -136,13 +136,13 @@ func (m *Machine) settleEmpty() {
 // answer that comes later must not widen them (L5).
 func (m *Machine) decide(now time.Time, e Decide) {
 	d := Decided{Commit: e.Commit, Reason: e.Reason, Answer: e.Answer, Due: deadline(now, e.Delay)}
-	for i := range m.s.Branches {
-		b := m.s.Branches[i]
+	mayHaveRun := m.mayHaveRun()
+	for i, b := range m.s.Branches {
 		switch {
 		case b.Left:
 		case e.Commit && m.stands(b):
 			d.Stand = append(d.Stand, b.ID)
-		case m.mayHaveRun(i) && !m.refusedForGood(b):
+		case mayHaveRun(i) && !m.refusedForGood(b):
 			d.Undo = append(d.Undo, b.ID)
 		}
 	}
@@ -156,11 +156,17 @@ func (m *Machine) stands(b *BranchState) bool {
 	return !m.s.Spec.Plan.Answers || b.Known[Forward].Outcome == OK
 }
 
-// mayHaveRun reports whether the forward call of branch i can have left: an enlisted branch always may, an
+// mayHaveRun returns whether the forward call of branch i can have left: an enlisted branch always may, an
 // engine-driven one since it became ready.
-func (m *Machine) mayHaveRun(i int) bool {
-	o := &m.s.Branches[i].Known[Forward]
-	return !m.s.Spec.Plan.Drives || o.Outcome != None || o.Attempt > 0 || m.ready(i, Forward)
+func (m *Machine) mayHaveRun() func(i int) bool {
+	if !m.s.Spec.Plan.Drives {
+		return func(int) bool { return true }
+	}
+	ready := m.turns(Forward)
+	return func(i int) bool {
+		o := &m.s.Branches[i].Known[Forward]
+		return o.Outcome != None || o.Attempt > 0 || ready(i)
+	}
 }
 
 // refusedForGood reports whether nothing took effect. Where the engine repeated a call, an earlier one may have.
@@ -175,14 +181,17 @@ func (m *Machine) settle(now time.Time) {
 		return
 	}
 	left := 0
-	for i := range m.s.Branches {
-		b := m.s.Branches[i]
+	var ready [NumOps]func(i int) bool
+	for i, b := range m.s.Branches {
 		op, needs := m.needs(b)
 		if !needs {
 			continue
 		}
+		if ready[op] == nil {
+			ready[op] = m.turns(op)
+		}
 		left++
-		if b.Known[op].Halted || op == Undo && !m.resolve(now, b) || !m.ready(i, op) {
+		if b.Known[op].Halted || op == Undo && !m.resolve(now, b) || !ready[op](i) {
 			continue
 		}
 		m.call(now, b, op, b.Ops[op])
@@ -214,7 +223,7 @@ func (m *Machine) needs(b *BranchState) (Op, bool) {
 // resolve reports whether the undo of b may go out as far as b's own forward call is concerned.
 func (m *Machine) resolve(now time.Time, b *BranchState) bool {
 	switch {
-	case m.inFlight(b.ID, Forward):
+	case m.flying.has(b.ID, Forward):
 		return false // its answer may still turn the branch around
 	case b.Known[Forward].Outcome != None || b.Known[Undo].Forced || b.Known[Ask].Outcome == OK:
 		return true // answered, or an operator said: undo it as it is
@@ -252,16 +261,19 @@ func (m *Machine) tell(now time.Time) bool {
 func (m *Machine) call(now time.Time, b *BranchState, op Op, target []byte) {
 	spec := &m.s.Spec
 	c := Call{Tx: spec.ID, Mode: spec.Mode, Door: spec.Door, TxNote: spec.Note, Op: op, Target: target, Commit: m.s.Commit}
+	var o *OpState
 	if b != nil {
 		c.Branch, c.Home, c.Note = b.ID, b.Home, b.Note
 		c.Answer, c.Outcome = b.Known[Forward].Result, b.Known[Forward].Outcome
+		o = &b.Known[op]
+	} else {
+		o = m.s.op("", op)
 	}
-	o := m.s.op(c.Branch, op)
-	if o.Halted || now.Before(o.Until) || m.inFlight(c.Branch, op) {
+	if o.Halted || now.Before(o.Until) || m.flying.has(c.Branch, op) {
 		return
 	}
-	c.Attempt, c.Since, c.Timeout = o.Attempt+1, o.Since, m.retry(c.Branch).TryTimeout
-	m.flying = append(m.flying, flight{branch: c.Branch, op: op})
+	c.Attempt, c.Since, c.Timeout = o.Attempt+1, o.Since, m.retry(b).TryTimeout
+	m.flying.add(flight{branch: c.Branch, op: op})
 	m.out.Sync = m.out.Sync || op == Forward // what made it ready must not be lost
 	m.out.Calls = append(m.out.Calls, c)
 }
@@ -282,7 +294,7 @@ func (m *Machine) wake(now time.Time) time.Time {
 		at(m.s.Expires)
 	}
 	at(m.s.Due)
-	for _, f := range m.flying {
+	for _, f := range m.flying.all {
 		at(f.until)
 	}
 	if !m.waited {

@@ -125,10 +125,10 @@ func (s *script) call() string { return []string{"", "", "c1", "c2"}[s.next(4)] 
 
 // answer replies to something that really is in flight.
 func (s *script) answer(w *world) Event {
-	if len(w.m.flying) == 0 {
+	if len(w.m.flying.all) == 0 {
 		return Wake{}
 	}
-	f := w.m.flying[s.next(len(w.m.flying))]
+	f := w.m.flying.all[s.next(len(w.m.flying.all))]
 	return Returned{f.branch, f.op, Outcome(1 + s.next(4)), []byte("r"), "answered", f.call}
 }
 
@@ -178,8 +178,8 @@ func drain(t *testing.T, w *world) {
 		switch {
 		case s.Phase.Done():
 			return
-		case len(w.m.flying) > 0:
-			f := w.m.flying[0]
+		case len(w.m.flying.all) > 0:
+			f := w.m.flying.all[0]
 			feed(t, w, Returned{f.branch, f.op, OK, nil, "", f.call})
 		case !w.wake.IsZero():
 			w.now = w.wake

@@ -20,22 +20,15 @@ var (
 	ErrNotWaiting    = errors.New("txn: that op is not waiting for an operator")
 )
 
-// flight is a call that may be running now. It is volatile: after a restart its answer is simply unknown.
-type flight struct {
-	branch string
-	op     Op
-	until  time.Time // zero: until Returned
-	call   string    // Enlist.Call
-}
-
 // Machine is one transaction. It is not safe for many goroutines.
 type Machine struct {
 	s      State
-	flying []flight
+	flying flights
 	landed []string // names of forward calls that were answered: their Enlist may still come twice
 	want   *Decide  // a commit that waits for unanswered branches
 	rooted bool     // begun by this process, so its root request may still be running
 	waited bool     // an op has waited for its next try, so one may wait now
+	before []set    // of graph
 	out    Output
 }
 
@@ -279,12 +272,12 @@ func (m *Machine) fly(now time.Time, b *Branch, call string) {
 	if timeout <= 0 {
 		timeout = m.s.Spec.Plan.CallTimeout
 	}
-	m.flying = append(m.flying, flight{b.ID, Forward, deadline(now, timeout), call})
+	m.flying.add(flight{b.ID, Forward, deadline(now, timeout), call})
 }
 
 // flies reports whether this very forward call is in flight, or was.
 func (m *Machine) flies(id, call string) bool {
-	return call != "" && (slices.Contains(m.landed, call) || slices.ContainsFunc(m.flying, func(f flight) bool {
+	return call != "" && (slices.Contains(m.landed, call) || slices.ContainsFunc(m.flying.all, func(f flight) bool {
 		return f.branch == id && f.op == Forward && f.call == call
 	}))
 }
@@ -292,21 +285,11 @@ func (m *Machine) flies(id, call string) bool {
 // land removes a call from the flying ones and reports whether there was one. A call without a name is the oldest: an
 // application may have repeated it meanwhile.
 func (m *Machine) land(id string, op Op, call string) bool {
-	i := slices.IndexFunc(m.flying, func(f flight) bool {
-		return f.branch == id && f.op == op && (call == "" || f.call == call)
-	})
-	if i < 0 {
-		return false
+	f, landed := m.flying.remove(id, op, call)
+	if f.call != "" {
+		m.landed = append(m.landed, f.call)
 	}
-	if call := m.flying[i].call; call != "" {
-		m.landed = append(m.landed, call)
-	}
-	m.flying = slices.Delete(m.flying, i, i+1)
-	return true
-}
-
-func (m *Machine) inFlight(id string, op Op) bool {
-	return slices.ContainsFunc(m.flying, func(f flight) bool { return f.branch == id && f.op == op })
+	return landed
 }
 
 func (m *Machine) leave(e Leave) error {
@@ -371,7 +354,7 @@ func (m *Machine) force(e Force) error {
 		return fmt.Errorf("branch %s: %w", e.Branch, ErrNoBranch)
 	}
 	o := m.s.op(e.Branch, e.Op)
-	if !o.Halted && (o.Outcome != None || o.Attempt == 0 || m.inFlight(e.Branch, e.Op)) {
+	if !o.Halted && (o.Outcome != None || o.Attempt == 0 || m.flying.has(e.Branch, e.Op)) {
 		return fmt.Errorf("branch %s: %w", e.Branch, ErrNotWaiting)
 	}
 	m.log(Forced(e))

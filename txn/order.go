@@ -5,56 +5,74 @@ import (
 	"slices"
 )
 
-// ready reports whether the branches that go before op of branch i are through. Undo runs the graph backwards.
-func (m *Machine) ready(i int, op Op) bool {
-	for j := range m.s.Branches {
-		if j == i {
-			continue
-		}
-		c := m.s.Branches[j]
-		switch op {
-		case Forward:
-			if m.follows(i, j) && !c.Left && c.Known[Forward].Outcome != OK {
-				return false
-			}
-		case Undo:
-			if m.follows(j, i) && m.waiting(c, Undo) {
-				return false
-			}
-		case Commit:
-			if m.commitFollows(i, j) && m.waiting(c, Commit) {
-				return false
-			}
+// turns returns whose turn it is with an op: whether the branches that go before branch i are through. Undo runs the
+// graph backwards. It is made once for all branches, because a transaction may have a thousand, and holds until one of
+// them is through.
+func (m *Machine) turns(op Op) (ready func(i int) bool) {
+	todo := func(b *BranchState) bool { return m.waiting(b, op) }
+	if op == Forward {
+		todo = func(b *BranchState) bool { return !b.Left && b.Known[Forward].Outcome != OK }
+	}
+	bs, plan := m.s.Branches, &m.s.Spec.Plan
+	switch {
+	case op == Undo && plan.Chain, op == Commit && plan.Backward:
+		last := lastIndexFunc(bs, todo)
+		return func(i int) bool { return i >= last }
+	case op == Forward && plan.Chain, op == Commit && plan.Chain:
+		first := slices.IndexFunc(bs, todo)
+		return func(i int) bool { return first < 0 || i <= first }
+	case op == Commit: // confirms are free, held calls keep their order
+		first := slices.IndexFunc(bs, func(b *BranchState) bool { return b.InOrder && todo(b) })
+		return func(i int) bool { return first < 0 || i <= first || !bs[i].InOrder }
+	}
+	before := m.graph()
+	var those set // that have op to do, or that must wait for one that has
+	for i, b := range bs {
+		switch {
+		case !todo(b):
+		case op == Forward:
+			those.add(i)
 		default:
-			panic("txn: op without an order")
+			those.addAll(before[i])
 		}
 	}
-	return true
+	if op == Forward {
+		return func(i int) bool { return !before[i].meets(those) }
+	}
+	return func(i int) bool { return !those.has(i) }
+}
+
+func lastIndexFunc(bs []*BranchState, f func(*BranchState) bool) int {
+	for i, b := range slices.Backward(bs) {
+		if f(b) {
+			return i
+		}
+	}
+	return -1
+}
+
+// graph returns for each branch those that it follows. Branches only come, and what they follow stays.
+func (m *Machine) graph() []set {
+	if len(m.before) == len(m.s.Branches) {
+		return m.before
+	}
+	at := make(map[string]int, len(m.s.Branches))
+	for i, b := range m.s.Branches {
+		at[b.ID] = i
+	}
+	for _, b := range m.s.Branches[len(m.before):] {
+		var s set
+		for _, id := range b.After {
+			s.add(at[id])
+		}
+		m.before = append(m.before, s)
+	}
+	return m.before
 }
 
 func (m *Machine) waiting(b *BranchState, op Op) bool {
 	o, needs := m.needs(b)
 	return needs && o == op
-}
-
-// follows reports whether branch i comes after branch j.
-func (m *Machine) follows(i, j int) bool {
-	if m.s.Spec.Plan.Chain {
-		return j < i
-	}
-	return slices.Contains(m.s.Branches[i].After, m.s.Branches[j].ID)
-}
-
-// commitFollows reports whether the commit of branch i waits for that of j: confirms are free unless the plan orders
-// them, held calls keep their order.
-func (m *Machine) commitFollows(i, j int) bool {
-	switch plan := &m.s.Spec.Plan; {
-	case plan.Backward:
-		return i < j
-	case plan.Chain:
-		return j < i
-	}
-	return j < i && m.s.Branches[i].InOrder && m.s.Branches[j].InOrder
 }
 
 // checkOrder refuses branches that are named twice, follow an unknown one, or follow each other in a circle.

@@ -32,7 +32,7 @@ func TestABranchDoesNotRepeatThePlan(t *testing.T) {
 			if retry == (Retry{}) {
 				tried = plan.Retry
 			}
-			if got := m.retry(journaled.ID); got != tried {
+			if got := m.retry(m.s.Find(journaled.ID)); got != tried {
 				t.Errorf("tried by %+v, want %+v", got, tried)
 			}
 		})

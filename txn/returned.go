@@ -12,7 +12,7 @@ func (m *Machine) returned(now time.Time, e Returned) {
 	switch {
 	case e.Op == Ask && e.Branch != "":
 		m.askReturned(now, e, landed)
-	case e.Outcome == Refused && !landed && e.Call != "" && m.inFlight(e.Branch, e.Op):
+	case e.Outcome == Refused && !landed && e.Call != "" && m.flying.has(e.Branch, e.Op):
 		// an earlier call's answer, late or repeated: it says nothing about the one that is flying
 	case m.isFinal(e):
 		m.log(Settled{e.Branch, e.Op, e.Outcome, e.Result, e.Cause})
@@ -73,7 +73,7 @@ func (m *Machine) isFinal(e Returned) bool {
 // askReturned settles the forward call by what a query or the barrier's home knows of it.
 func (m *Machine) askReturned(now time.Time, e Returned, landed bool) {
 	b := m.s.branch(e.Branch)
-	refused := e.Outcome == Refused && (b.Home != "" || !m.inFlight(b.ID, Forward)) // called again meanwhile: too early to say
+	refused := e.Outcome == Refused && (b.Home != "" || !m.flying.has(b.ID, Forward)) // called again meanwhile: too early to say
 	switch {
 	case e.Outcome == OK || refused:
 		m.log(Settled{Branch: e.Branch, Op: Forward, Outcome: e.Outcome, Result: e.Result, Cause: e.Cause})
@@ -88,7 +88,7 @@ func (m *Machine) askReturned(now time.Time, e Returned, landed bool) {
 
 // again notes a try without a final answer: another one later, or an operator's turn.
 func (m *Machine) again(now time.Time, e Returned) {
-	o, r := m.s.op(e.Branch, e.Op), m.retry(e.Branch)
+	o, r := m.s.op(e.Branch, e.Op), m.retry(m.s.Find(e.Branch))
 	n, since := o.Attempt+1, o.Since
 	if since.IsZero() {
 		since = now
@@ -110,9 +110,10 @@ func (m *Machine) again(now time.Time, e Returned) {
 	m.log(Deferred{Branch: e.Branch, Op: e.Op, Attempt: n, Since: since, Until: until, Outcome: e.Outcome, Cause: e.Cause, Failed: failed})
 }
 
-func (m *Machine) retry(id string) Retry {
+// retry returns the times between tries; of the initiator and the listeners where there is no branch.
+func (m *Machine) retry(b *BranchState) Retry {
 	r, p := Retry{}, m.s.Spec.Plan.Retry
-	if b := m.s.Find(id); b != nil {
+	if b != nil {
 		r = b.Retry
 	}
 	if r.Delay <= 0 {

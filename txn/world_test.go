@@ -43,11 +43,11 @@ func flightKey(branch string, op Op) string { return branch + "/" + op.String() 
 
 // step feeds one event and returns the reaction, or the first law it breaks.
 func (w *world) step(e Event) (Output, error, error) {
-	before, flights, want := w.m.State(), slices.Clone(w.m.flying), w.m.want
+	before, flights, want := w.m.State(), slices.Clone(w.m.flying.all), w.m.want
 	out, err := w.m.Step(w.now, e)
 	if err != nil {
 		after := w.m.State()
-		if !reflect.DeepEqual(before, after) || !slices.Equal(flights, w.m.flying) || want != w.m.want ||
+		if !reflect.DeepEqual(before, after) || !slices.Equal(flights, w.m.flying.all) || want != w.m.want ||
 			!reflect.DeepEqual(out, Output{}) {
 			return out, err, fmt.Errorf("refused event %T has an effect: %s", e, cmp.Diff(before, after))
 		}
@@ -117,6 +117,11 @@ func (w *world) checkSettled(r Settled, out Output) error {
 }
 
 func (w *world) checkState(out Output) error {
+	for key, n := range w.m.flying.of {
+		if is := len(slices.DeleteFunc(slices.Clone(w.m.flying.all), func(f flight) bool { return f.branch != key.branch || f.op != key.op })); is != n {
+			return fmt.Errorf("%d calls of %s %s fly, %d are counted", is, key.branch, key.op, n)
+		}
+	}
 	folded, live := Fold(w.records), w.m.State()
 	if !reflect.DeepEqual(folded, live) {
 		return fmt.Errorf("L4: fold and live differ:\n%s", cmp.Diff(folded, live))
@@ -128,7 +133,7 @@ func (w *world) checkState(out Output) error {
 		w.flying[flightKey(c.Branch, c.Op)]++
 	}
 	if p := live.Phase; p == Committing || p == Aborting {
-		if len(w.m.flying) == 0 && w.wake.IsZero() {
+		if len(w.m.flying.all) == 0 && w.wake.IsZero() {
 			return fmt.Errorf("L7: %s, nothing flies and nobody wakes it", p)
 		}
 	}
@@ -171,7 +176,7 @@ func (w *world) checkCall(s *State, c Call, sync bool) error {
 }
 
 func (w *world) checkUndo(s *State, b *BranchState) error {
-	if w.m.inFlight(b.ID, Forward) {
+	if w.m.flying.has(b.ID, Forward) {
 		return fmt.Errorf("its forward call is in flight")
 	}
 	passed := false

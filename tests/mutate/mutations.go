@@ -29,7 +29,7 @@ func ofCore() []mutation {
 	const machine, advance, returned = "txn/machine.go", "txn/advance.go", "txn/returned.go"
 	return []mutation{
 		{name: "only what was answered ok is undone", law: "conservation", file: advance, quick: true,
-			old: "case m.mayHaveRun(i) && !m.refusedForGood(b):", now: "case m.mayHaveRun(i) && b.Known[Forward].Outcome == OK:"},
+			old: "case mayHaveRun(i) && !m.refusedForGood(b):", now: "case mayHaveRun(i) && b.Known[Forward].Outcome == OK:"},
 		{name: "a decision may be changed", law: "L3", file: machine, quick: true,
 			old: "		if m.s.Commit != e.Commit {\n			return ErrDecided\n		}",
 			now: "		if m.s.Commit != e.Commit {\n			m.decide(now, e)\n		}"},
@@ -42,7 +42,7 @@ func ofCore() []mutation {
 		{name: "the time-out of a transaction is forgotten", law: "L7", file: advance,
 			old: "	if m.s.Phase == Open {\n		at(m.s.Expires)\n	}", now: "	_ = m.s.Expires"},
 		{name: "a call that was never answered flies for ever", law: "L7", file: advance,
-			old: "if f.until.IsZero() || now.Before(f.until) {", now: "if f.branch != \"\" {"},
+			old: "return !f.until.IsZero() && !now.Before(f.until) })", now: "return f.branch == \"\" })"},
 		{name: "what a decision brings about does not wait until it is due", law: "L1", file: advance, quick: true,
 			old: "	if now.Before(m.s.Due) {\n		return\n	}\n", now: "	_ = m.s.Due\n"},
 		{name: "what is due later is forgotten", law: "L7", file: advance,
@@ -78,7 +78,7 @@ func ofCore() []mutation {
 		{name: "a repeat of a refused call is not noted", law: "conservation", file: machine,
 			old: "		if known.Outcome != OK {\n", now: "		if known.Outcome == Pending {\n"},
 		{name: "a call leaves again while it flies", law: "L6", file: advance,
-			old: "now.Before(o.Until) || m.inFlight(c.Branch, op) {", now: "now.Before(o.Until) {"},
+			old: "now.Before(o.Until) || m.flying.has(c.Branch, op) {", now: "now.Before(o.Until) {"},
 	}
 }
 
@@ -86,17 +86,20 @@ func ofCore() []mutation {
 func ofOrder() []mutation {
 	return []mutation{
 		{name: "undo runs forwards", law: "order", file: "txn/order.go", quick: true,
-			old: "if m.follows(j, i) && m.waiting(c, Undo) {", now: "if m.follows(i, j) && m.waiting(c, Undo) {"},
+			old: "		case op == Forward:\n			those.add(i)\n		default:\n			those.addAll(before[i])\n		}\n	}\n	if op == Forward {\n",
+			now: "		default:\n			those.add(i)\n		}\n	}\n	if op < NumOps {\n"},
 		{name: "a branch does not follow those answered before", law: "order", file: "txn/machine.go",
-			old: "if c.Known[Forward].Outcome != None && !slices.Contains(b.After, c.ID) {", now: "if c.ID == b.ID {"},
+			old: "if c.Known[Forward].Outcome != None && !slices.Contains(named, c.ID) {", now: "if c.ID == b.ID {"},
 		{name: "a child does not follow its parent", law: "order", file: "interceptor/branch.go",
 			old: "b := txn.Branch{Name: rule.Name, After: j.parents,", now: "b := txn.Branch{Name: rule.Name, After: nil,"},
 		{name: "undo does not wait for the forward call", law: "flight", file: "txn/advance.go", quick: true,
 			old: "return false // its answer may still turn the branch around", now: "return true"},
-		{name: "a report lands whichever call of the branch", law: "flight", file: "txn/machine.go",
+		{name: "a report lands whichever call of the branch", law: "flight", file: "txn/flights.go",
 			old: "(call == \"\" || f.call == call)", now: "true"},
 		{name: "a chain is called side by side", law: "L1", file: "txn/order.go",
-			old: "if m.follows(i, j) && !c.Left && c.Known[Forward].Outcome != OK {", now: "if i < 0 {"},
+			old: "return func(i int) bool { return first < 0 || i <= first }\n", now: "return func(int) bool { return first < len(bs) }\n"},
+		{name: "a call that has landed still flies", law: "L7", file: "txn/flights.go",
+			old: "	s.forget(f)\n	return f, true\n", now: "	return f, true\n"},
 	}
 }
 
