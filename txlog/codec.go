@@ -13,8 +13,8 @@ import (
 )
 
 // The encoding of an entry is one version byte, one kind byte, the time as seconds since 1970 (a signed varint) and
-// nanoseconds (4 bytes, big-endian), and the record as a CBOR map in core deterministic form with integer keys. Version 1
-// had a CBOR map {0: time, 1: record} behind the kind, whose time was text. How a later release reads what an older one wrote:
+// nanoseconds (4 bytes, big-endian), and the record as a CBOR map in core deterministic form with integer keys, its runs of
+// branches shortened (runs.go). Version 1 had a CBOR map {0: time, 1: record} behind the kind, whose time was text. How a later release reads what an older one wrote:
 //
 //   - A field that is added under a new number is absent in old entries and decodes to its zero value, so adding
 //     a field whose zero value means "as before" needs nothing else. Numbers are never used twice.
@@ -94,7 +94,7 @@ func EncodeTo(b *bytes.Buffer, e Entry) error {
 	head := binary.AppendVarint([]byte{codecVersion, kind}, e.At.Unix())
 	b.Write(binary.BigEndian.AppendUint32(head, uint32(e.At.Nanosecond())))
 	enc, _ := modes()
-	if err := enc.MarshalToBuffer(e.Record, b); err != nil {
+	if err := enc.MarshalToBuffer(shorten(e.Record), b); err != nil {
 		return fmt.Errorf("encode %T: %w", e.Record, err)
 	}
 	return nil

@@ -31,10 +31,14 @@ func decodeRecord[R txn.Record](version byte, body []byte) (time.Time, txn.Recor
 	if err == nil {
 		err = dec.Unmarshal(body[n:], &d.Record)
 	}
+	var r txn.Record
+	if err == nil {
+		r, err = lengthen(d.Record)
+	}
 	if err != nil {
 		return time.Time{}, nil, decodeError(fmt.Sprintf("%T", d.Record), head+n, err)
 	}
-	return at, d.Record, nil
+	return at, r, nil
 }
 
 // decodeTime reads the time that b begins with, of n bytes.

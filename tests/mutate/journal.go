@@ -15,6 +15,8 @@ func ofJournal() []mutation {
 			old: "if !n.Deadline.IsZero() {", now: "if n.Deadline.IsZero() {"},
 		{name: "a note loses the values of the request", law: "NoteSurvives", file: note, by: "./interceptor", tests: survives,
 			old: "if string(n.Values) == \"{}\" {", now: "if len(n.Values) > 0 {"},
+		{name: "a run of branches loses its last", law: "NamesOfBranches", file: "txlog/runs.go", by: "./txlog", tests: "TestNamesOfBranchesSurviveTheirRuns",
+			old: "for n := first; n <= last; n++ {", now: "for n := first; n < last; n++ {"},
 		{name: "a branch loses what it says of its tries", law: "DoesNotRepeat", file: machine, by: "./txn", tests: plan, quick: true,
 			old: "	if b.Retry == m.s.Spec.Plan.Retry {\n", now: "	if b.ID != \"\" {\n"},
 		{name: "a branch follows no call that was answered before it", law: "Follows", file: machine, by: "./txn", tests: "TestABranchFollowsWhatWasAnswered",
