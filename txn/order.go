@@ -77,38 +77,42 @@ func (m *Machine) waiting(b *BranchState, op Op) bool {
 
 // checkOrder refuses branches that are named twice, follow an unknown one, or follow each other in a circle.
 func checkOrder(bs []Branch) error {
-	at := make(map[string]int, len(bs))
+	at, keys := make(map[string]int, len(bs)), make(map[string]string, len(bs))
 	for i, b := range bs {
-		if j := slices.IndexFunc(bs, func(c Branch) bool { return c.Key == b.Key }); b.Key != "" && j != i {
-			return fmt.Errorf("branches %s and %s have one key, %s: %w", bs[j].ID, b.ID, b.Key, ErrOrder)
+		if other, twice := keys[b.Key]; twice && b.Key != "" {
+			return fmt.Errorf("branches %s and %s have one key, %s: %w", other, b.ID, b.Key, ErrOrder)
 		}
 		if _, twice := at[b.ID]; twice {
 			return fmt.Errorf("branch %s is named twice: %w", b.ID, ErrOrder)
 		}
-		at[b.ID] = i
+		at[b.ID], keys[b.Key] = i, b.ID
 	}
-	done := make([]bool, len(bs))
-	for left := len(bs); left > 0; {
-		before := left
-		for i, b := range bs {
-			if done[i] {
-				continue
+	waits, behind := make([]int, len(bs)), make([][]int, len(bs)) // for how many, and who waits
+	for i, b := range bs {
+		for _, id := range b.After {
+			j, known := at[id]
+			if !known {
+				return fmt.Errorf("branch %s follows %s: %w", b.ID, id, ErrNoBranch)
 			}
-			free := true
-			for _, id := range b.After {
-				j, known := at[id]
-				if !known {
-					return fmt.Errorf("branch %s follows %s: %w", b.ID, id, ErrNoBranch)
-				}
-				free = free && done[j]
-			}
-			if free {
-				done[i], left = true, left-1
+			waits[i]++
+			behind[j] = append(behind[j], i)
+		}
+	}
+	var free []int
+	for i := range bs {
+		if waits[i] == 0 {
+			free = append(free, i)
+		}
+	}
+	for n := 0; n < len(free); n++ {
+		for _, i := range behind[free[n]] {
+			if waits[i]--; waits[i] == 0 {
+				free = append(free, i)
 			}
 		}
-		if left == before {
-			return fmt.Errorf("branches follow each other in a circle: %w", ErrOrder)
-		}
+	}
+	if len(free) < len(bs) {
+		return fmt.Errorf("branches follow each other in a circle: %w", ErrOrder)
 	}
 	return nil
 }
