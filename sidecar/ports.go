@@ -11,6 +11,7 @@ import (
 
 	"txmesh/interceptor"
 	"txmesh/interceptor/proxy"
+	"txmesh/sidecar/httpd"
 	"txmesh/sidecar/identity"
 	"txmesh/sidecar/peer"
 )
@@ -91,15 +92,27 @@ func (s *Sidecar) bindAll(p *ports) error {
 			return err
 		}
 	}
+	return s.openAPI(p)
+}
+
+// openAPI opens the port of the local API.
+func (s *Sidecar) openAPI(p *ports) error {
+	srv := httpd.New(httpd.Options{Handler: s.admin, Refuse: s.admin.Refuse, ConnContext: identity.WithConn, HeaderTime: serverHeaderTime,
+		BodyTime: serverReadTime, Idle: serverIdle, HeaderBytes: serverHeaders, Log: s.log})
+	serve := func(l net.Listener) error { return srv.Serve(s.secured(identity.Optional)(s.capped(crowded)(l))) }
 	var err error
-	p.api, err = p.openServer("api", s.cfg.API, s.admin, s.capped(crowded), s.secured(identity.Optional))
+	p.api, err = p.open("api", s.cfg.API, serve, srv.Shutdown)
 	return err
 }
 
 // bindPeer opens the port for other sidecars: before all others where a lease tells them its address.
 func (s *Sidecar) bindPeer() error {
+	// There is no time-out for writing: what is asked for may wait.
+	srv := &http.Server{Handler: s.peers, ReadHeaderTimeout: serverHeaderTime, ReadTimeout: serverReadTime,
+		IdleTimeout: serverIdle, MaxHeaderBytes: serverHeaders, ConnContext: identity.WithConn}
+	serve := func(l net.Listener) error { return srv.Serve(s.securedPeers(s.capped(s.crowdedPeer())(l))) }
 	var err error
-	s.ports.peer, err = s.ports.openServer("peer", s.cfg.Peer, s.peers, s.capped(s.crowdedPeer()), s.securedPeers)
+	s.ports.peer, err = s.ports.open("peer", s.cfg.Peer, serve, srv.Shutdown)
 	return err
 }
 
@@ -150,17 +163,6 @@ func (s *Sidecar) openProxies(p *ports) error {
 		}
 	}
 	return nil
-}
-
-func (p *ports) openServer(name, address string, h http.Handler, capped, over func(net.Listener) net.Listener) (net.Listener, error) {
-	srv := server(h)
-	return p.open(name, address, func(l net.Listener) error { return srv.Serve(over(capped(l))) }, srv.Shutdown)
-}
-
-// server has no write time-out: commits wait, profiles run for long.
-func server(h http.Handler) *http.Server {
-	return &http.Server{Handler: h, ReadHeaderTimeout: serverHeaderTime, ReadTimeout: serverReadTime,
-		IdleTimeout: serverIdle, MaxHeaderBytes: serverHeaders, ConnContext: identity.WithConn}
 }
 
 func (p *ports) open(name, address string, serve func(net.Listener) error, shutdown func(context.Context) error) (net.Listener, error) {

@@ -37,6 +37,10 @@ const (
 	codeBranches     = "TXM0316"
 	codeForeign      = "TXM0317"
 	codeDenied       = "TXM0318"
+	codeUnreadable   = "TXM0319"
+	codeHead         = "TXM0320"
+	codeSlow         = "TXM0321"
+	codeBroken       = "TXM0322"
 )
 
 // Codes returns the table, in the order of the numbers.
@@ -61,6 +65,10 @@ func Codes() []Code {
 		{codeBranches, 409, "transaction has too many branches", "begin another one, or raise max-branches"},
 		{codeForeign, 409, "transaction of another server cannot be taken over", "let it end where it is; see docs/guide/migrate-dtm.md"},
 		{codeDenied, 403, "the client's certificate does not grant this", "let an AccessPolicy of the service's namespace allow it, or send the token"},
+		{codeUnreadable, 400, "request is not one of HTTP/1.1", "send the request as RFC 9112 has it; the detail says where it is not"},
+		{codeHead, 431, "request head is too large", "send fewer or shorter header fields, 32 KiB in all"},
+		{codeSlow, 408, "request came too slowly", "send the head within 10 s and its body within 30 s after it"},
+		{codeBroken, 500, "the sidecar failed in this request", "read the transaction again, its effect is unknown; report what the sidecar's log says of the panic"},
 	}
 }
 
@@ -101,4 +109,19 @@ func write(w http.ResponseWriter, f fault) {
 	w.WriteHeader(f.Status)
 	// A client that went away cannot be told.
 	_, _ = w.Write(append(body, '\n'))
+}
+
+// Refuse answers a request that no handler answers: 400 for one that is no HTTP, 408 for one that came too slowly, 431
+// for a head that is too large, 500 for one whose handler panicked.
+func (*Server) Refuse(w http.ResponseWriter, status int, detail string) {
+	code := codeUnreadable
+	switch status {
+	case http.StatusRequestTimeout:
+		code = codeSlow
+	case http.StatusRequestHeaderFieldsTooLarge:
+		code = codeHead
+	case http.StatusInternalServerError:
+		code = codeBroken
+	}
+	write(w, problem(code, detail, ""))
 }

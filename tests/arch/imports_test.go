@@ -50,6 +50,7 @@ func arrows() []arrow {
 		{from: "sidecar/takeover", to: []string{"txlog"}},
 		{from: "sidecar/identity", to: []string{"interceptor/socket", "sidecar/xds/envoy"}}, // it knows certificates, no transaction
 		{from: "sidecar/identity/identitytest"},
+		{from: "sidecar/httpd"}, // any handler's server
 		{from: "sidecar/*", to: []string{"txn", "txn/barrier", "txlog", "policies", "interceptor", "interceptor/socket", "sidecar/engine"}},
 		{from: "controlplane/authority", to: []string{"controlplane/keep"}},
 		{from: "controlplane/api", to: []string{"controlplane/authority"}},
