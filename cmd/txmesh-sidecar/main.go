@@ -44,7 +44,6 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	if err != nil {
 		return err
 	}
-	processors.Spare()
 	memory.Limit(cfg.MemoryLimit, gcPercent(cfg))
 	s, err := sidecar.New(cfg, version, logger(cfg, stderr))
 	if err != nil {
@@ -56,6 +55,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	defer loops.Wait()
 	defer end()
 	loops.Go(func() { memory.GiveBack(running) })
+	loops.Go(func() { processors.Spare(running) })
 	return s.Run(ctx, func(a sidecar.Addresses) {
 		// Whoever started this process and does not read its output has chosen fixed ports.
 		_ = json.NewEncoder(stdout).Encode(a)
