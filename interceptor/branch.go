@@ -365,7 +365,7 @@ func snapshot(r interface {
 }
 
 // headersUsual is how many headers most requests have at most.
-const headersUsual = 12
+const headersUsual = 8
 
 // notEnlisted answers a call whose branch could not be journaled: it must not leave.
 func (g *Gate) notEnlisted(r Request, rule *policies.Call, j joined, err error) Verdict {

@@ -68,25 +68,44 @@ func (k *Keys) Sign(c Context) string {
 	} else if n, err := strconv.ParseUint(parent, 10, 32); err == nil {
 		parent = strconv.FormatUint(n, 36)
 	}
-	s := contextVersion + "." + string(c.ID) + "." + parent + "." + strconv.FormatInt(c.expiry().Unix(), 36)
-	return s + "." + k.mac(s)
+	b := make([]byte, 0, contextMax)
+	for _, part := range []string{contextVersion, string(c.ID), parent} {
+		b = append(append(b, part...), '.')
+	}
+	b = strconv.AppendInt(b, c.expiry().Unix(), 36)
+	signed := len(b)
+	return string(appendMAC(k, append(b, '.'), b[:signed]))
 }
+
+// contextMax is how long a context may be on the wire.
+const contextMax = 128
 
 // Verify returns the context that Sign wrote, ErrForged or ErrExpired. An expired one is returned as well.
 func (k *Keys) Verify(s string, now time.Time) (Context, error) {
 	cut := strings.LastIndexByte(s, '.')
-	if cut < 0 || len(s) > 128 || !hmac.Equal([]byte(s[cut+1:]), []byte(k.mac(s[:cut]))) {
+	if cut < 0 || len(s) > contextMax {
 		return Context{}, ErrForged
 	}
-	f := strings.Split(s[:cut], ".")
-	if len(f) != 5 || f[0] != contextVersion {
+	var given, own [contextMax]byte
+	if !hmac.Equal(append(given[:0], s[cut+1:]...), appendMAC(k, own[:0], s[:cut])) {
+		return Context{}, ErrForged
+	}
+	var f [5]string
+	rest := s[:cut]
+	for i := range len(f) - 1 {
+		var found bool
+		if f[i], rest, found = strings.Cut(rest, "."); !found {
+			return Context{}, ErrForged
+		}
+	}
+	if f[4] = rest; f[0] != contextVersion || strings.Contains(rest, ".") {
 		return Context{}, ErrForged
 	}
 	expiry, err := strconv.ParseInt(f[4], 36, 64)
 	if err != nil {
 		return Context{}, ErrForged
 	}
-	c := Context{ID: txn.ID(f[1] + "." + f[2]), Expires: time.Unix(expiry, 0)}
+	c := Context{ID: txn.ID(s[len(f[0])+1:][:len(f[1])+1+len(f[2])]), Expires: time.Unix(expiry, 0)}
 	if f[3] != noParent {
 		n, err := strconv.ParseUint(f[3], 36, 32)
 		if err != nil {
@@ -100,13 +119,14 @@ func (k *Keys) Verify(s string, now time.Time) (Context, error) {
 	return c, nil
 }
 
-func (k *Keys) mac(s string) string {
+// appendMAC appends the signature of what is signed.
+func appendMAC[T string | []byte](k *Keys, dst []byte, signed T) []byte {
 	m := k.macs.Get().(*macer)
 	defer k.macs.Put(m)
-	m.in = append(m.in[:0], s...)
+	m.in = append(m.in[:0], signed...)
 	m.hash.Reset()
 	m.hash.Write(m.in)
-	return base64.RawURLEncoding.EncodeToString(m.hash.Sum(m.sum[:0])[:macBytes])
+	return base64.RawURLEncoding.AppendEncode(dst, m.hash.Sum(m.sum[:0])[:macBytes])
 }
 
 // OwnerOf returns the owner part of a native id, or "".

@@ -18,7 +18,8 @@ type Gate interface {
 	// Before sees the request without its hop-by-hop fields. It may change its header and read its body.
 	Before(ctx context.Context, p interceptor.Port, r interceptor.Request) interceptor.Verdict
 	// After is called exactly once for each ticket, with an answer or with the error that took its place. A
-	// non-nil Answer replaces the response where nothing of it has left: with Ticket.Hold, or with err.
+	// non-nil Answer replaces the response where nothing of it has left: with Ticket.Hold, or with err. What happened
+	// must be told also while shutting down: ctx may have ended.
 	After(ctx context.Context, t *interceptor.Ticket, res interceptor.Response, err error) *interceptor.Answer
 }
 

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"context"
 	"errors"
 	"net"
 	"sync/atomic"
@@ -280,11 +279,10 @@ func (s *session) after(err *Error) *interceptor.Answer {
 		return nil
 	}
 	s.ticket = nil
-	ctx := context.WithoutCancel(s.srv.ctx) // what happened must be told, also while shutting down
 	if err != nil {
-		return s.srv.opts.Gate.After(ctx, t, nil, err)
+		return s.srv.opts.Gate.After(s.srv.ctx, t, nil, err)
 	}
-	return s.srv.opts.Gate.After(ctx, t, &s.res, nil)
+	return s.srv.opts.Gate.After(s.srv.ctx, t, &s.res, nil)
 }
 
 // fail ends an exchange of which the client has not seen a response yet.

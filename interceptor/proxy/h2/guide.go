@@ -1,7 +1,6 @@
 package h2
 
 import (
-	"context"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -111,7 +110,7 @@ func (s *stream) finish(f *Failure, b *batch) {
 	}
 	s.mu.Unlock()
 	b.flush()
-	a := s.srv.opts.Gate.After(context.WithoutCancel(s.srv.ctx), t, res, err)
+	a := s.srv.opts.Gate.After(s.srv.ctx, t, res, err)
 	s.mu.Lock()
 	s.guided = false
 	s.toDown.keepEnd = false
