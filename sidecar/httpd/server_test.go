@@ -381,7 +381,7 @@ func TestPanicEndsOneRequest(t *testing.T) {
 
 // The times are not measured: without them each of these connections would last as long as the test.
 func TestSlowClients(t *testing.T) {
-	const short, long = 20 * time.Millisecond, time.Hour
+	const short, long = 300 * time.Millisecond, time.Hour // longer than a busy machine keeps a thread waiting
 	for _, tt := range []struct {
 		name   string
 		opt    Options
@@ -397,6 +397,7 @@ func TestSlowClients(t *testing.T) {
 		{"idle", Options{HeaderTime: long, BodyTime: long, Idle: short}, "GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n", []int{200}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			tt.opt.Handler = handler()
 			c := dial(t, serve(t, tt.opt))
 			write(t, c, tt.raw)
@@ -425,9 +426,9 @@ func TestSlowHandler(t *testing.T) {
 		}
 		fmt.Fprint(w, "done")
 	})
-	c := dial(t, serve(t, Options{Handler: h, HeaderTime: time.Millisecond * 50, BodyTime: time.Millisecond, Idle: time.Millisecond}))
+	c := dial(t, serve(t, Options{Handler: h, HeaderTime: 300 * time.Millisecond, BodyTime: time.Millisecond, Idle: time.Millisecond}))
 	write(t, c, post("/", 1))
-	time.AfterFunc(100*time.Millisecond, func() { close(release) })
+	time.AfterFunc(400*time.Millisecond, func() { close(release) })
 	if res := read(t, bufio.NewReader(c)); text(t, res) != "done" {
 		t.Errorf("answer = %v", res.Status)
 	}
