@@ -105,7 +105,7 @@ func (k *Keys) Verify(s string, now time.Time) (Context, error) {
 	if err != nil {
 		return Context{}, ErrForged
 	}
-	c := Context{ID: txn.ID(s[len(f[0])+1:][:len(f[1])+1+len(f[2])]), Expires: time.Unix(expiry, 0)}
+	c := Context{ID: txn.ID(f[1] + "." + f[2]), Expires: time.Unix(expiry, 0)}
 	if f[3] != noParent {
 		n, err := strconv.ParseUint(f[3], 36, 32)
 		if err != nil {

@@ -14,7 +14,8 @@ import (
 
 // The encoding of an entry is one version byte, one kind byte, the time as seconds since 1970 (a signed varint) and
 // nanoseconds (4 bytes, big-endian), and the record as a CBOR map in core deterministic form with integer keys, its runs of
-// branches shortened (runs.go). Version 1 had a CBOR map {0: time, 1: record} behind the kind, whose time was text. How a later release reads what an older one wrote:
+// branches shortened (runs.go). Version 1 had a CBOR map {0: time, 1: record} behind the kind, whose time was text. How a
+// later release reads what an older one wrote:
 //
 //   - A field that is added under a new number is absent in old entries and decodes to its zero value, so adding
 //     a field whose zero value means "as before" needs nothing else. Numbers are never used twice.
@@ -91,7 +92,8 @@ func EncodeTo(b *bytes.Buffer, e Entry) error {
 	if kind == 0 {
 		return fmt.Errorf("encode entry of %s: %T is not a record of the journal", e.Tx, e.Record)
 	}
-	head := binary.AppendVarint([]byte{codecVersion, kind}, e.At.Unix())
+	var room [2 + binary.MaxVarintLen64 + 4]byte
+	head := binary.AppendVarint(append(room[:0], codecVersion, kind), e.At.Unix())
 	b.Write(binary.BigEndian.AppendUint32(head, uint32(e.At.Nanosecond())))
 	enc, _ := modes()
 	if err := enc.MarshalToBuffer(shorten(e.Record), b); err != nil {

@@ -63,7 +63,9 @@ func (m *Machine) graph() []set {
 	for _, b := range m.s.Branches[len(m.before):] {
 		var s set
 		for _, id := range b.After {
-			s.add(at[id])
+			if j, known := at[id]; known {
+				s.add(j)
+			}
 		}
 		m.before = append(m.before, s)
 	}

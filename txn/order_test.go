@@ -66,6 +66,9 @@ func anyMachine(r *rand.Rand) *Machine {
 				b.After = append(b.After, fmt.Sprint(j))
 			}
 		}
+		if r.IntN(8) == 0 {
+			b.After = append(b.After, "of another journal")
+		}
 		b.Stands = r.IntN(2) == 0
 		b.Undone = !b.Stands
 		for _, op := range []Op{Forward, Commit, Undo} {

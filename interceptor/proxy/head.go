@@ -32,8 +32,7 @@ type field struct {
 // bytes: order, case and spaces too.
 type head struct {
 	raw    []byte
-	size   int    // of raw as it came; changes are appended behind it
-	text   string // what kept has copied: the beginning of raw
+	size   int // of raw as it came; changes are appended behind it
 	fields []field
 	dirty  bool   // some field was changed
 	start  []byte // replaces the start line; nil: as it came
@@ -166,26 +165,6 @@ func (h *head) get(name string) []byte {
 		return nil
 	}
 	return h.valueOf(&h.fields[i])
-}
-
-// value is get for who keeps it.
-func (h *head) value(name string) string {
-	i := h.find(name, 0)
-	if i < 0 {
-		return ""
-	}
-	return h.kept(h.fields[i].value, h.fields[i].valueEnd)
-}
-
-// kept returns raw[from:end] as a string. The first one copies all there is: who keeps one value mostly keeps others.
-func (h *head) kept(from, end int32) string {
-	if h.text == "" {
-		h.text = string(h.raw)
-	}
-	if int(end) > len(h.text) { // of a field that was changed since
-		return string(h.raw[from:end])
-	}
-	return h.text[from:end]
 }
 
 // set gives the first field of that name a new value and takes the others out.

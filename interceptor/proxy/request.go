@@ -52,13 +52,12 @@ func (r *request) pathAndQuery() []byte {
 	return r.head.target
 }
 
-func (r *request) Header(name string) string { return r.head.value(name) }
+func (r *request) Header(name string) string { return string(r.head.get(name)) }
 
 func (r *request) Headers(name string) []string {
 	var values []string
 	for i := r.head.find(name, 0); i >= 0; i = r.head.find(name, i+1) {
-		f := &r.head.fields[i]
-		values = append(values, r.head.kept(f.value, f.valueEnd))
+		values = append(values, string(r.head.valueOf(&r.head.fields[i])))
 	}
 	return values
 }
@@ -91,10 +90,12 @@ func (h *head) edit(name string, value *string) {
 	h.set(name, *value)
 }
 
+// each shows all fields. What it shows shares one copy of the head: who keeps one for longer than the exchange keeps all.
 func (h *head) each(f func(name, value string)) {
+	text := string(h.raw)
 	for i := range h.fields {
 		if l := &h.fields[i]; !l.gone {
-			f(h.kept(l.from, l.colon), h.kept(l.value, l.valueEnd))
+			f(text[l.from:l.colon], text[l.value:l.valueEnd])
 		}
 	}
 }
@@ -124,7 +125,7 @@ type response struct {
 var _ interceptor.Response = (*response)(nil)
 
 func (r *response) Status() int                           { return r.head.status }
-func (r *response) Header(name string) string             { return r.head.value(name) }
+func (r *response) Header(name string) string             { return string(r.head.get(name)) }
 func (r *response) Trailer(string) string                 { return "" }
 func (r *response) SetHeader(name, value string)          { r.head.edit(name, &value) }
 func (r *response) DelHeader(name string)                 { r.head.edit(name, nil) }

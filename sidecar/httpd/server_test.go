@@ -76,6 +76,12 @@ func handler() http.Handler {
 	mux.HandleFunc("/length", func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Content-Length", "7") })
 	mux.HandleFunc("/goodbye", func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Connection", "close") })
 	mux.HandleFunc("/panic", func(http.ResponseWriter, *http.Request) { panic("broken") })
+	mux.HandleFunc("/panic/late", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Half", "yes")
+		w.WriteHeader(http.StatusCreated)
+		fmt.Fprint(w, "half an answer")
+		panic("broken")
+	})
 	return mux
 }
 
@@ -368,9 +374,9 @@ func text(t *testing.T, res *http.Response) string {
 func TestPanicEndsOneRequest(t *testing.T) {
 	var log bytes.Buffer
 	address := serve(t, Options{Handler: handler(), Log: slog.New(slog.NewTextHandler(&log, nil))})
-	for range 2 {
-		got := answers(t, address, "GET", "GET /panic HTTP/1.1\r\nHost: a\r\n\r\n")
-		if len(got) != 1 || got[0].Status != 500 || got[0].Header.Get("Refused") != "yes" || !got[0].Close {
+	for _, path := range []string{"/panic", "/panic", "/panic/late"} { // of what was said before, nothing is sent
+		got := answers(t, address, "GET", "GET "+path+" HTTP/1.1\r\nHost: a\r\n\r\n")
+		if len(got) != 1 || got[0].Status != 500 || got[0].Header.Get("Refused") != "yes" || got[0].Header.Get("Half") != "" || !got[0].Close {
 			t.Errorf("got %+v, want 500 and the end of the connection", got)
 		}
 	}

@@ -6,6 +6,7 @@ func ofPorts() []mutation {
 	const loop, auth, api, pack = "sidecar/engine/loop.go", "sidecar/peer/auth.go", "controlplane/api/api.go", "txlog/badger/pack.go"
 	const quick, sockets = "interceptor/socket/conn.go", "./interceptor/socket"
 	const engine, peers, plane, store = "./sidecar/engine", "./sidecar/peer", "./controlplane", "./txlog/badger"
+	const httpd, served = "sidecar/httpd/", "./sidecar/httpd"
 	return []mutation{
 		{name: "who looks is answered before the append", law: "DoAndSee", file: loop, by: engine, tests: "TestDoAndSeeShowsWhatDoReturns",
 			old: "			err = err2\n		}\n		l.replyLater(r, reply{s, err})", now: "			err = err2\n		}\n		r.answer(s, err)"},
@@ -25,5 +26,17 @@ func ofPorts() []mutation {
 			old: "l.silent = errs == syscall.EAGAIN", now: "l.silent = errs == syscall.EAGAIN || errs == 0"},
 		{name: "a kept connection is asked without a look", law: "Ask", file: quick, by: sockets, tests: "TestAsk$",
 			old: "if t.peek(fd); !t.silent {", now: "if t.silent = true; !t.silent {"},
+		{name: "bodies sent to the API have no time", law: "SlowClients", file: httpd + "server.go", by: served, tests: "TestSlowClients",
+			old: "return fasthttp.RequestConfig{ReadTimeout: s.opt.BodyTime}", now: "return fasthttp.RequestConfig{}"},
+		{name: "the API reads only the first of a header's values", law: "ThoseOfNetHTTP", file: httpd + "request.go", by: served, tests: "TestRequestsAndAnswersAreThoseOfNetHTTP", quick: true,
+			old: "out[name] = append(before, value)", now: "_ = before"},
+		{name: "a body that breaks off is whole for the API", law: "BrokenBodies", file: httpd + "request.go", by: served, tests: "TestBrokenBodies",
+			old: "if err == io.EOF && b.left > 0 {", now: "if err == io.EOF && b.left < 0 {"},
+		{name: "what a handler said before it panicked is sent", law: "PanicEndsOneRequest", file: httpd + "server.go", by: served, tests: "TestPanicEndsOneRequest",
+			old: "x.broken, x.response = true, response{}", now: "x.broken = true"},
+		{name: "the API cuts off who still sends", law: "AnswerBeforeTheEnd", file: httpd + "server.go", by: served, tests: "TestAnswerBeforeTheEndOfTheBodyArrives",
+			old: "if c.unread && c.SetReadDeadline", now: "if !c.heard && c.SetReadDeadline"},
+		{name: "threads are spared for ever", law: "ThreadsAreSpared", file: "cmd/internal/processors/processors.go", by: "./cmd/internal/processors", tests: "TestThreadsAreSparedWhileAllAreBusy",
+			old: "w.is = w.is && w.calms < calmLooks", now: "w.is = w.is && w.calms >= 0"},
 	}
 }

@@ -11,7 +11,7 @@ import (
 )
 
 // Spare lets one thread more run Go code than there are processors. While all processors of the machine are busy, each may
-// have a thread put aside for others, and so many more may run; that is watched until ctx ends. With processors idle, threads
+// have a thread put aside for others, and so many more, eight at most, may run; that is watched until ctx ends. With processors idle, threads
 // that look for work cost more than they find. The variable GOMAXPROCS wins, and so does a limit of the container: there, a
 // thread more would be throttled.
 func Spare(ctx context.Context) {
@@ -31,7 +31,7 @@ func Spare(ctx context.Context) {
 		}
 		want := n + 1
 		if w.allBusy() {
-			want += n
+			want += min(n, moreMax)
 		}
 		if want != runtime.GOMAXPROCS(0) { // to set it stops all of Go for a moment
 			runtime.GOMAXPROCS(want)
@@ -41,6 +41,9 @@ func Spare(ctx context.Context) {
 
 // may reports whether there may be threads to spare, where the runtime has chosen so many for so many processors.
 func may(variable string, chosen, processors int) bool { return variable == "" && chosen >= processors }
+
+// moreMax bounds what large machines add: each thread that may run Go has memory of its own.
+const moreMax = 8
 
 const (
 	every     = 500 * time.Millisecond
